@@ -1,0 +1,25 @@
+"""fedkd: federated distillation. Clients share soft labels on a public transfer set; never data, weights, gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Config", "FederatedDistillation", "__version__"]
+
+if TYPE_CHECKING:
+    from fedkd.config import Config
+    from fedkd.flower.strategy import FederatedDistillation
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public classes when they are first asked for, so that ``import fedkd`` stays light."""
+    if name == "Config":
+        from fedkd.config import Config
+
+        return Config
+    if name == "FederatedDistillation":
+        from fedkd.flower.strategy import FederatedDistillation
+
+        return FederatedDistillation
+    raise AttributeError(f"module 'fedkd' has no attribute {name!r}")

@@ -1,0 +1,209 @@
+"""The command line. Every error of fedkd is one clear line and exit code 2; nothing here imports torch by itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import fedkd
+from fedkd import config as configuration
+from fedkd import engine, parts
+from fedkd.errors import FedkdError
+
+app = typer.Typer(
+    help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(sorted(parts.PRESETS))}.")]
+File = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="One setting, as in --set rounds=5. May be repeated.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes of the in-process engine.")]
+
+
+def main() -> None:
+    """Run the command line; turn every error of ours into one line and exit code 2."""
+    engine.quiet_flower()
+    try:
+        app(standalone_mode=True)
+    except FedkdError as error:
+        err.print("[bold red]error[/bold red] ", end="")
+        err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    preset: Preset = None,
+    config: File = None,
+    set_: Sets = None,
+    engine_: Annotated[str, typer.Option("--engine", help="inprocess or flower.")] = "inprocess",
+    name: Annotated[str | None, typer.Option(help="Name of the run directory under runs/.")] = None,
+    workers: Workers = os.cpu_count() or 1,
+) -> None:
+    """Simulate a federation and write runs/NAME/ with its metrics, student and report."""
+    if engine_ not in engine.ENGINES:
+        from fedkd.errors import did_you_mean
+
+        raise FedkdError(
+            f"unknown engine {engine_!r}.{did_you_mean(engine_, engine.ENGINES)} Known: {', '.join(engine.ENGINES)}."
+        )
+    resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
+    from fedkd.rundir import next_name
+
+    if name is not None and (not name or "/" in name or name.startswith(".")):
+        raise FedkdError(f"--name must be a plain folder name, got {name!r}")
+    path = Path(resolved.config.output) if resolved.config.output else Path("runs") / (
+        name or next_name(Path("runs"), resolved.config.preset.replace("_", "-"))
+    )
+    if name is not None and (path / "config.toml").exists():
+        raise FedkdError(f"run {name!r} exists already: choose another --name, or continue it with: fedkd resume {name}")
+    _execute(resolved, path.resolve(), engine_, workers)
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="Run directory or its name.")], workers: Workers = os.cpu_count() or 1) -> None:
+    """Continue a run that was interrupted; the result equals that of an uninterrupted one."""
+    from fedkd.rundir import find
+
+    directory = find(run)
+    resolved = configuration.resolve(file=directory.config, environ={})
+    _execute(resolved, directory.path.resolve(), "inprocess", workers, resuming=True)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run directory or its name.")]) -> None:
+    """Write report.html of a run anew."""
+    from fedkd.report import write_report
+    from fedkd.rundir import find
+
+    out.print(f"report {write_report(find(run).path)}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories or their names.")],
+    html: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("runs/compare.html"),
+) -> None:
+    """Compare runs: a table, and a page with accuracy over rounds and over bytes."""
+    from fedkd.compare import compare_runs
+    from fedkd.files import write_atomic
+    from fedkd.rundir import find
+
+    comparison = compare_runs([find(run).path for run in runs])
+    out.print(comparison.table())
+    write_atomic(html, comparison.html().encode())
+    out.print(f"page {html}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Check what is installed, what each part of fedkd needs, and which data sets are here."""
+    from fedkd.doctor import examine
+
+    problems = 0
+    for ok, what, detail in examine():
+        mark = {True: "[green]ok[/green]     ", False: "[red]missing[/red]", None: "[yellow]absent[/yellow] "}[ok]
+        out.print(f"{mark} {what:<24} {detail}", soft_wrap=True)
+        problems += ok is False
+    if problems:
+        raise FedkdError(f"{problems} of the things that fedkd run needs are missing")
+
+
+@app.command(name="parts")
+def parts_(key: Annotated[str | None, typer.Argument(help="A configuration key, such as aggregate.")] = None) -> None:
+    """List the parts that a configuration can name, with their options."""
+    from fedkd.errors import did_you_mean
+    from fedkd.reference import describe
+
+    if key is not None and key not in parts.REGISTRIES:
+        known = ", ".join(parts.REGISTRIES)
+        raise FedkdError(f"no parts for {key!r}.{did_you_mean(key, parts.REGISTRIES)} Known: {known}.")
+    for name, registry in parts.REGISTRIES.items():
+        if key in (None, name):
+            out.print(f"[bold]{name}[/bold]")
+            for line in describe(registry):
+                out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    out.print(fedkd.__version__)
+
+
+@config_app.command()
+def show(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
+    """Print the resolved configuration as TOML, each key with where its value came from."""
+    sys.stdout.write(configuration.resolve(preset=preset, file=config, sets=set_ or []).to_toml())
+
+
+@config_app.command()
+def check(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
+    """Say whether a configuration is valid; exit with 2 and the reasons if not."""
+    resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
+    given = sum(origin != "default" for origin in resolved.origins.values())
+    out.print(f"valid: {given} settings given, the rest are defaults")
+
+
+def _execute(resolved: configuration.Resolved, path: Path, engine_: str, workers: int, *, resuming: bool = False) -> None:
+    """Run in the given engine and write the report, whatever of the run there is."""
+    from fedkd.files import write_atomic
+    from fedkd.report import write_report
+    from fedkd.rundir import RunDirectory
+
+    settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming})
+    directory = RunDirectory(path)
+    if not resuming:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory.config, resolved.to_toml().encode())
+    try:
+        if engine_ == "flower":
+            code = engine.run_with_flower(settings, echo=lambda line: out.print(line, markup=False, soft_wrap=True))
+            if code:
+                raise FedkdError(f"the Flower run failed; the log above says why. Continue with: fedkd resume {path.name}")
+            summary = _read(directory.summary)
+        else:
+            from fedkd.screen import Screen
+
+            with Screen(settings, path.name, out) as screen:
+                summary = engine.run_in_process(
+                    settings, workers=workers, observe=screen, command=engine.command_line()
+                ).summary
+    except KeyboardInterrupt:
+        done = _rounds_done(directory)
+        err.print(f"interrupted after round {done}; continue with: fedkd resume {path.name}")
+        sys.exit(130)
+    from fedkd.screen import scoreboard
+
+    write_report(path)
+    scoreboard(summary, _short(path), out)
+
+
+def _read(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _rounds_done(directory: Any) -> int:
+    return len(directory.metrics.read_text(encoding="utf-8").splitlines()) if directory.metrics.exists() else 0
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,152 @@
+"""A client's half of a round: feedback, fit, predict, expertise, release. Bytes in, bytes out; no network here."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkd.clock import Clock
+from fedkd.codec import decode_query, encode_release
+from fedkd.config import Config, mixed
+from fedkd.errors import CheckpointError, SoftLabelError
+from fedkd.events import NonPrivate
+from fedkd.expertise import STATIC, expertise
+from fedkd.files import load_arrays, save_arrays
+from fedkd.learner import Learner, Training, make_learner, set_threads
+from fedkd.metrics import accuracy
+from fedkd.random import derive, generator
+from fedkd.records import Query, Release, TransferSet
+from fedkd.registry import parse
+from fedkd.release import prepare
+from fedkd.softlabels import Array, check_soft_labels
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """What a client owns: private data (N, ...) and (N,), a copy of the transfer set, and a file for its state.
+
+    ``test`` is a test set that a simulation evaluates local models on; a device has none.
+    """
+
+    key: int
+    x: Array
+    y: Array
+    classes: int
+    transfer: TransferSet
+    test: tuple[Array, Array] | None = None
+    state: Path | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The frame that leaves, and numbers about it. ``accuracy`` is None unless the run allows reporting it."""
+
+    frame: bytes
+    accuracy: float | None
+    seconds: dict[str, float]
+
+
+def training_of(config: Config, *, distill_epochs: int) -> Training:
+    """Return the training settings of ``config`` for a model that distills for ``distill_epochs``."""
+    return Training(
+        epochs=config.local_epochs,
+        distill_epochs=distill_epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        distill=config.distill,
+    )
+
+
+def spec_of(config: Config, key: int) -> str:
+    """Return the learner of client ``key``: the mix is dealt in turn."""
+    mix = mixed(config.learner)
+    return mix[key % len(mix)]
+
+
+def build_learner(site: Site, config: Config) -> Learner:
+    """Return the untrained learner of a site; its initial weights depend on the seed and the client only."""
+    learner = make_learner(
+        spec_of(config, site.key),
+        shape=site.transfer.inputs.shape[1:],
+        classes=site.classes,
+        training=training_of(config, distill_epochs=config.feedback_epochs),
+        seed=derive(config.seed, "client", site.key, "init"),
+    )
+    set_threads(config.threads)
+    return learner
+
+
+def answer(site: Site, frame: bytes, config: Config) -> Answer:
+    """Answer one query. The same query again gets the same bytes again, so that a retry releases nothing new."""
+    query = decode_query(frame, site.transfer.fingerprint, len(site.transfer))
+    if query.classes != site.classes:
+        raise SoftLabelError(f"the server asks about {query.classes} classes, client {site.key} knows {site.classes}")
+    digest = hashlib.sha256(frame).hexdigest()
+    arrays, header = _recall(site, query.round, digest)
+    if header.get("query") == digest:
+        return Answer(arrays["answer"].tobytes(), header["accuracy"], {})
+
+    clock = Clock()
+    learner = build_learner(site, config)
+    learner.load({name[6:]: array for name, array in arrays.items() if name.startswith("model.")})
+
+    def stream(purpose: str) -> np.random.Generator:
+        return generator(config.seed, "client", site.key, "round", query.round, purpose)
+
+    if query.feedback is not None and len(query.feedback.indices):
+        back = query.feedback
+        x = site.transfer.inputs[back.indices]
+        learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
+        clock.lap("feedback")
+    learner.fit(site.x, site.y, rng=stream("fit"))
+    clock.lap("fit")
+    p = check_soft_labels(
+        learner.predict(site.transfer.inputs[query.indices]),
+        len(query.indices),
+        site.classes,
+        whose=f"soft labels of client {site.key}",
+    )
+    clock.lap("predict")
+    w, remembered = _expertise(site, config, query, p, arrays)
+    clock.lap("expertise")
+    # Reading private data without a mechanism is an event too: its epsilon is infinite.
+    release = prepare(config.release, Release(p, w, NonPrivate()), stream("release"))
+    reply = encode_release(release, query, site.key)
+    local = accuracy(learner.predict(site.test[0]), site.test[1]) if config.evaluate and site.test else None
+    clock.lap("release")
+    if site.state is not None:
+        model = {f"model.{name}": array for name, array in learner.state().items()}
+        kept = {**model, **remembered, "answer": np.frombuffer(reply, np.uint8)}
+        save_arrays(site.state, kept, {"round": query.round, "query": digest, "accuracy": local}, durable=False)
+    return Answer(reply, local, clock.seconds)
+
+
+def _recall(site: Site, round_: int, digest: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what the client remembers, or nothing: a query from the past means that the run began anew."""
+    if site.state is None or not site.state.exists():
+        return {}, {}
+    try:
+        arrays, header = load_arrays(site.state)
+    except CheckpointError:
+        return {}, {}  # a client that lost its memory trains again; it is not worth a round
+    if header["query"] != digest and header["round"] >= round_:
+        return {}, {}
+    return arrays, header
+
+
+def _expertise(
+    site: Site, config: Config, query: Query, p: Array, arrays: dict[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """Return the weights of the queried rows, and what is worth remembering for later rounds."""
+    weigh = expertise.build(config.expertise)
+    rng = generator(config.seed, "client", site.key, "expertise")
+    if parse(config.expertise)[0] not in STATIC:
+        return weigh(p, query.indices, site.transfer, site.x, rng), {}
+    if "expertise" not in arrays:
+        everything = np.arange(len(site.transfer))
+        arrays["expertise"] = weigh(p, everything, site.transfer, site.x, rng)
+    return arrays["expertise"][query.indices], {"expertise": arrays["expertise"]}

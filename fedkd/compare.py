@@ -1,0 +1,224 @@
+"""Several runs side by side: one table for the terminal, one page with accuracy over rounds and over megabytes.
+
+``compare_runs`` reads what :mod:`fedkd.report` reads and is as strict about it; nothing is trained or measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from fedkd import charts
+from fedkd.charts import COLORS, Line, legend, percent, seconds, short, size, swatch
+from fedkd.errors import FedkdError
+from fedkd.report import DataTable, Panel, Run, environment, has_guarantee, read_run, real, safe, thinned
+from fedkd.report_template import COMPARISON, CSS
+
+WIDTH = 100  # columns of a terminal that the table never exceeds
+DRAWN = 24  # lines that a chart can tell apart: eight colors times three dashes
+LISTED = 100  # runs in the tables of the page
+SETTINGS = 60  # keys in the table of settings
+LINES = 3  # settings named in a row of the terminal's table
+ABSENT = "–"
+SAME = {"output", "resume", "threads"}  # keys that say where and how, not what
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs to set side by side, in the order they were given, with a short name for each that no other has."""
+
+    runs: tuple[Run, ...]
+    names: tuple[str, ...]
+
+    @property
+    def best(self) -> int:
+        """The index of the run with the best student; -1 where no run knows its accuracy."""
+        scores = [real(run.scoreboard.get("student")) for run in self.runs]
+        known = [(score, -i) for i, score in enumerate(scores) if score is not None]
+        return -max(known)[1] if known else -1
+
+    @property
+    def notes(self) -> list[str]:
+        """What was odd about the runs: unfinished ones, torn lines, damaged summaries."""
+        notes = []
+        for name, run in zip(self.names, self.runs, strict=True):
+            notes += [] if run.finished else [f"{name} is unfinished."]
+            notes += [f"{name}: {note}" for note in run.notes]
+        return notes
+
+    def settings(self) -> dict[str, list[str]]:
+        """Return the settings that are not the same in all runs: key -> value in each run."""
+        configs = [run.config for run in self.runs]
+        keys = list(dict.fromkeys(key for config in configs for key in config if key not in SAME))
+        rows = {key: [_value(config, key) for config in configs] for key in keys}
+        told = [i for i, config in enumerate(configs) if config]  # a run that does not say differs in nothing
+        return {key: values for key, values in rows.items() if len({values[i] for i in told}) > 1}
+
+    def table(self) -> Table:
+        """Return the scoreboard for a terminal, at most 100 columns wide; the best student is bold."""
+        differing = self.settings()
+        table = Table(
+            box=SIMPLE_HEAD, pad_edge=False, padding=0, caption=_caption(self), caption_justify="left"
+        )
+        table.add_column("run", max_width=20, overflow="fold")
+        for head in ("rounds", "student", "ensem", "local", "best", "moved", "privacy"):
+            table.add_column(head, justify="right", no_wrap=True, max_width=8)
+        table.add_column("differs in", max_width=24)
+        for i, (name, run) in enumerate(zip(self.names, self.runs, strict=True)):
+            cells = [short(name, 60), *_scores(run), _differences(differing, i)]
+            table.add_row(*(Text(cell) for cell in cells), style="bold" if i == self.best else "")
+        return table
+
+    def html(self) -> str:
+        """Return a self-contained page: scoreboard, accuracy over rounds and over megabytes, settings that differ."""
+        board = DataTable(
+            "Scoreboard",
+            ["run", "rounds", "student", "ensemble", "mean client", "best client", "moved in all", "privacy", "time"],
+            [
+                [short(name, 60), *_scores(run), seconds(_time(run))]
+                for name, run in list(zip(self.names, self.runs, strict=True))[:LISTED]
+            ],
+            f"{len(self.runs) - LISTED} more runs are not listed." if len(self.runs) > LISTED else "",
+            best=self.best,
+        )
+        differing = self.settings()
+        rows = [[short(key, 40), *(short(v, 60) for v in values[:LISTED])] for key, values in differing.items()]
+        heads = ["setting", *(short(name, 30) for name in self.names[:LISTED])]
+        words = frozenset(range(1, len(heads)))
+        same = "All runs have the same settings." if any(run.config for run in self.runs) else "No settings are known."
+        settings = DataTable("Settings that differ", heads, rows[:SETTINGS], same if not rows else "", words)
+        return (
+            environment()
+            .from_string(COMPARISON)
+            .render(
+                page_title="Comparison of " + (f"{len(self.runs)} runs" if len(self.runs) > 1 else "one run"),
+                css=Markup(CSS),
+                verdict=self._verdict(),
+                notes=[short(note, 300) for note in self.notes[:30]],
+                scoreboard=board,
+                panels=[self._over_rounds(), self._over_bytes()],
+                settings=settings,
+            )
+        )
+
+    def _verdict(self) -> str:
+        if self.best < 0:
+            return "No run knows the accuracy of its student."
+        run, name = self.runs[self.best], self.names[self.best]
+        score = percent(real(run.scoreboard.get("student")))
+        tail = " None of the runs has a privacy guarantee." if not any(map(has_guarantee, self.runs)) else ""
+        return f"The best student is that of {short(name, 60)}: {score} after {size(run.traffic()[-1])} in all.{tail}"
+
+    def _lines(self, by_bytes: bool) -> list[Line]:
+        lines = []
+        for i, (name, run) in enumerate(zip(self.names[:DRAWN], self.runs, strict=False)):
+            series = run.series("student")
+            xs = run.traffic() if by_bytes else [x for x, _ in series]
+            line = thinned([(x, y) for x, (_, y) in zip(xs, series, strict=True)])
+            lines.append(Line(short(name, 40), line, i % COLORS + 1, i // COLORS))
+        return lines
+
+    def _over_rounds(self) -> Panel:
+        lines = self._lines(by_bytes=False)
+        svg = charts.line_chart(
+            lines,
+            title="Student accuracy over rounds",
+            x_label="round",
+            y_label="test accuracy of the student",
+            x_format=lambda x: f"{x:.0f}",
+            y_limits=(0.0, 1.0),
+            whole_x=True,
+        )
+        return self._panel("rounds", "Accuracy over rounds", "Which run learns fastest, round by round?", svg, lines)
+
+    def _over_bytes(self) -> Panel:
+        lines = self._lines(by_bytes=True)
+        svg = charts.line_chart(
+            lines,
+            title="Student accuracy over bytes moved",
+            x_label="bytes moved so far by all clients, up and down (log scale)",
+            y_label="test accuracy of the student",
+            x_format=size,
+            y_limits=(0.0, 1.0),
+            log_x=True,
+        )
+        return self._panel("bytes", "Accuracy over bytes", "Which run buys most accuracy for its bytes?", svg, lines)
+
+    def _panel(self, id: str, title: str, caption: str, svg: str, lines: Sequence[Line]) -> Panel:
+        cut = f" Drawn: the first {DRAWN} of {len(self.runs)} runs." if len(self.runs) > DRAWN else ""
+        items = [(swatch("line", line.color, line.dash), line.name) for line in lines]
+        form = size if id == "bytes" else lambda x: f"{x:.0f}"
+        rows = [
+            [line.name, form(x), percent(y)]
+            for line in lines
+            for x, y in (line.points[i] for i in charts.thin(len(line.points), 20))
+        ]
+        head = ["run", "moved so far" if id == "bytes" else "round", "student"]
+        data = DataTable("Data table", head, rows, "At most 20 points of each run, evenly spread.")
+        return Panel(id, title, caption + cut, safe(svg), safe(legend(items)), tables=[data])
+
+
+def compare_runs(runs: Sequence[Path]) -> Comparison:
+    """Read run directories; raise a one-line :class:`FedkdError` for the first that cannot be compared."""
+    if not runs:
+        raise FedkdError("nothing to compare: give at least one run directory, as in: fedkd compare runs/*")
+    read = tuple(read_run(Path(path)) for path in runs)
+    return Comparison(read, tuple(_names(read)))
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' names; those that are not unique become their paths, and a path given twice gets a number."""
+    seen = Counter(run.name for run in runs)
+    names = [run.name if seen[run.name] == 1 else str(run.path) for run in runs]
+    twice, used = Counter(names), Counter[str]()
+    for i, name in enumerate(names):
+        used[name] += 1
+        if twice[name] > 1:
+            names[i] = f"{name} ({used[name]})"
+    return names
+
+
+def _scores(run: Run) -> list[str]:
+    board = run.scoreboard
+    scores = (percent(real(board.get(key))) for key in ("student", "ensemble", "local_mean", "local_best"))
+    rounds = str(len(run.rounds)) + ("" if run.finished else "+")
+    return [rounds, *scores, size(run.traffic()[-1]), _privacy(run)]
+
+
+def _privacy(run: Run) -> str:
+    return f"eps {run.summary['privacy']['epsilon']:.3g}" if has_guarantee(run) else "NONE"
+
+
+def _time(run: Run) -> float | None:
+    known = [v for r in run.rounds for value in r.seconds.values() if (v := real(value)) is not None]
+    return sum(known) if known else None
+
+
+def _value(config: dict[str, Any], key: str) -> str:
+    if key not in config:
+        return ABSENT
+    value = config[key]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _differences(differing: dict[str, list[str]], i: int) -> str:
+    """Return the first few settings of run ``i`` that not all runs share; the number of rounds has its own column."""
+    told = [f"{key} {short(v[i], 24)}" for key, v in differing.items() if key != "rounds" and v[i] != ABSENT]
+    return ", ".join(told[:LINES]) + (f", {len(told) - LINES} more" if len(told) > LINES else "")
+
+
+def _caption(comparison: Comparison) -> Text:
+    lines = [
+        "local, best: mean and best client alone. ensem: on the transfer set. moved: bytes of all clients, both ways."
+    ]
+    lines += [short(note, 200) for note in comparison.notes[:10]]
+    return Text("\n".join(lines), style="dim")

@@ -1,0 +1,216 @@
+"""One strict, typed, flat configuration. The same keys serve TOML, ``--set``, presets and Flower's run config.
+
+Precedence: defaults < preset < file < environment (``FEDKD_*``) < ``--set``. Every key remembers where its value
+came from. Nothing here imports torch, so a typo costs milliseconds and not the import of a framework.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedkd import parts
+from fedkd.errors import ConfigError, FedkdError, did_you_mean
+from fedkd.registry import split
+
+PROTECTIONS = ("none",)
+
+
+class Config(BaseModel):
+    """Everything that decides what a run computes. Field order is the order of the pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    preset: str = Field("expert", description="named set of parts that the keys below override")
+    seed: int = Field(0, ge=0, description="all random streams derive from it")
+    rounds: int = Field(3, ge=1, description="cycles of ask, release, aggregate, distill")
+    clients: int = Field(8, ge=1, description="clients in a simulation; in a deployment, nodes to wait for")
+    data: str = Field("digits", description="labeled data that the clients hold, and the test set")
+    transfer: str = Field("split(size=400)", description="public unlabeled transfer set; split(size=n) cuts it from data")
+    partition: str = Field("dirichlet(alpha=0.3)", description="how data is dealt to the clients")
+    select: str = Field("all", description="which rows of the transfer set are asked in a round")
+    learner: str = Field("cnn, mlp, forest, logistic", description="the clients' models, dealt in turn")
+    student: str = Field("cnn", description="the server's model")
+    expertise: str = Field("density", description="how much a client's ballot counts, sample by sample")
+    release: str = Field("float16", description="chain of mechanisms on what leaves a client")
+    aggregate: str = Field("mean", description="ballots and weights to teacher")
+    sharpen: str = Field("none", description="lowers the teacher's entropy")
+    distill: str = Field("kl(temperature=1.0)", description="loss that teaches a model the teacher's soft labels")
+    feedback: str = Field("teacher", description="what goes back to the clients with the next query")
+    broadcast: str = Field("float16", description="chain on what goes back to the clients")
+    protect: str = Field("none", description="how privacy is had; none means NO privacy guarantee")
+    local_epochs: int = Field(5, ge=0, description="passes over the private data in a round")
+    distill_epochs: int = Field(30, ge=0, description="passes of the student over the teacher's rows in a round")
+    feedback_epochs: int = Field(5, ge=0, description="passes of a client over what came back")
+    batch_size: int = Field(32, ge=1, description="samples in a gradient step")
+    learning_rate: float = Field(0.003, gt=0, description="of Adam, for clients and student")
+    quorum: float = Field(0.5, gt=0, le=1, description="share of asked clients that a round needs")
+    deadline: float = Field(600.0, gt=0, description="seconds a round waits for answers")
+    grace: float = Field(600.0, ge=0, description="seconds a round waits on after the quorum is met")
+    late: bool = Field(True, description="count answers of an earlier round that arrive late")
+    evaluate: bool = Field(True, description="clients report test accuracy; only allowed with protect = none")
+    pooled: bool = Field(True, description="train the pooled-data reference after a simulation")
+    threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")
+    output: str = Field("", description="run directory; empty: nothing is written")
+    resume: bool = Field(False, description="continue from the checkpoint in output")
+
+    @model_validator(mode="after")
+    def _parts_exist_and_agree(self) -> Self:
+        problems: list[str] = []
+        for key, check in parts.CHECKS.items():
+            try:
+                check(getattr(self, key))
+            except FedkdError as error:
+                problems.append(f"{key}: {error}")
+        problems = problems or _contradictions(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def to_run_config(self) -> dict[str, str | int | float | bool]:
+        """Return the flat, kebab-case form that Flower carries."""
+        return {key.replace("_", "-"): value for key, value in self.model_dump().items()}
+
+    @classmethod
+    def from_run_config(cls, run_config: Mapping[str, Any]) -> Config:
+        """Read Flower's run config; keys must be exactly ours."""
+        return cls.read({key.replace("-", "_"): value for key, value in run_config.items()}, where="run config")
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, where: str) -> Config:
+        """Validate ``values``; raise one :class:`ConfigError` that lists every problem."""
+        floats = {name for name, field in cls.model_fields.items() if field.annotation is float}
+        cleaned: dict[str, Any] = {
+            key: float(value) if key in floats and type(value) is int else value for key, value in values.items()
+        }
+        try:
+            return cls(**cleaned)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_sentences(error, where))) from None
+
+
+class Resolved:
+    """A valid :class:`Config` together with the origin of every key."""
+
+    def __init__(self, config: Config, origins: Mapping[str, str]) -> None:
+        """Keep ``config`` and, for each key, where its value came from."""
+        self.config = config
+        self.origins = dict(origins)
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML that can be given back with ``--config``, each key with its origin."""
+        width = max(len(key) for key in Config.model_fields)
+        lines = ["# Resolved configuration; the comment says where a value came from."]
+        for key, value in self.config.model_dump().items():
+            lines.append(f"{key:<{width}} = {_toml(value)}  # {self.origins.get(key, 'default')}")
+        return "\n".join(lines) + "\n"
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Merge all sources by precedence and validate the result."""
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if file is not None:
+        layers.append((str(file), _read_file(file)))
+    environ = os.environ if environ is None else environ
+    given = {k[6:].lower(): v for k, v in environ.items() if k.startswith("FEDKD_") and k[6:].lower() in Config.model_fields}
+    if given:
+        layers.append(("environment", {key: _value(key, text) for key, text in given.items()}))
+    layers.append(("--set", dict(_assignment(text) for text in sets)))
+    name = preset or next((v["preset"] for _, v in reversed(layers) if "preset" in v), "expert")
+    layers.insert(0, (f"preset {name}", {"preset": name, **parts.preset(name)}))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for where, layer in layers:
+        for key, value in layer.items():
+            if key == "preset" and where != f"preset {name}":
+                continue
+            values[key] = value
+            origins[key] = where
+    where = ", ".join(dict.fromkeys(origins.values())) or "defaults"
+    return Resolved(Config.read(values, where=where), origins)
+
+
+def _contradictions(config: Config) -> list[str]:
+    problems = []
+    if config.protect != "none" and config.evaluate:
+        problems.append("evaluate: clients may report accuracy only with protect = 'none'; set evaluate = false")
+    if config.resume and not config.output:
+        problems.append("resume: needs output, the run directory to continue")
+    if config.grace > config.deadline:
+        problems.append(f"grace: must not exceed deadline ({config.deadline:g} s), got {config.grace:g}")
+    if config.student == "none" and config.feedback == "student":
+        problems.append("feedback: 'student' needs a student, got student = 'none'")
+    return problems
+
+
+def _sentences(error: ValidationError, where: str) -> list[str]:
+    """Return one line for each problem: what, got, expected, nearest match."""
+    lines: list[str] = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            hint = did_you_mean(key, Config.model_fields)
+            lines.append(f"unknown key '{key}' ({where}).{hint or ' See: fedkd config show.'}")
+        elif problem["type"] == "value_error":
+            lines += str(problem["ctx"]["error"]).splitlines()
+        else:
+            expected = problem["msg"].removeprefix("Input ")
+            lines.append(f"{key} = {problem['input']!r}: input {expected}")
+    return lines
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            table = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {str(file)!r}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    if "tool" in table:  # a pyproject.toml of a Flower app
+        table = table["tool"].get("flwr", {}).get("app", {}).get("config", {})
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not key:
+        raise ConfigError(f"cannot read --set {text!r}; write it like --set rounds=5")
+    return key, _value(key, value.strip())
+
+
+def _value(key: str, text: str) -> Any:
+    """Read ``text`` as TOML; bare words, and whatever a string key is given, are strings."""
+    field = Config.model_fields.get(key)
+    if field is not None and field.annotation is str:
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def mixed(spec: str) -> list[str]:
+    """Return the members of a comma-separated mix such as ``"cnn, mlp"``."""
+    return split(spec, ",")

@@ -1,0 +1,74 @@
+"""The three ways to run the same federation, behind one call. Heavy imports happen in the branch that needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedkd.config import Config
+from fedkd.errors import FedkdError
+from fedkd.rounds import Observer
+
+ENGINES = ("inprocess", "flower")
+
+
+def run_in_process(
+    config: Config, *, workers: int = 2, observe: Observer = lambda event, facts: None, command: str = ""
+) -> Any:
+    """Run a simulation in this machine: clients in ``workers`` processes of one thread each; return its Result."""
+    from fedkd.flower.grid import LocalGrid
+    from fedkd.flower.strategy import FederatedDistillation
+
+    with tempfile.TemporaryDirectory(prefix="fedkd-") as scratch:
+        state = Path(config.output) / "clients" if config.output else Path(scratch)
+
+        def node_config(k: int) -> Mapping[str, Any]:
+            return {"partition-id": k, "num-partitions": config.clients, "state-dir": str(state)}
+
+        log = Path(config.output) / "clients.log" if config.output else None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        observe("start", {"workers": workers})
+        with LocalGrid(
+            nodes=config.clients,
+            run_config=config.to_run_config(),
+            node_config=node_config,
+            workers=min(workers, config.clients),
+            log=log,
+        ) as grid:
+            return FederatedDistillation(config, observe=observe, command=command).start(grid=grid)
+
+
+def run_with_flower(config: Config, *, echo: Any) -> int:
+    """Run the same apps in Flower's own simulation; return the exit code of the run."""
+    from fedkd.flower.launch import run_with_flower as launch
+
+    return launch(app_directory(), config.to_run_config(), nodes=config.clients, echo=echo)
+
+
+def app_directory() -> Path:
+    """Return the folder of the Flower App: the working directory or the checkout that fedkd was imported from."""
+    for candidate in (Path.cwd(), Path(__file__).resolve().parent.parent):
+        if (candidate / "pyproject.toml").exists() and (candidate / "server" / "app.py").exists():
+            return candidate
+    raise FedkdError(
+        "--engine flower needs the Flower App (pyproject.toml, server/, clients/), which the wheel does not carry: "
+        "run it in a checkout of fedkd"
+    )
+
+
+def quiet_flower() -> None:
+    """Switch off Flower's telemetry and update check: nothing leaves this machine unless asked."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+def command_line() -> str:
+    """Return the command that started this program, as one would type it."""
+    import shlex
+
+    return shlex.join(["fedkd", *sys.argv[1:]])

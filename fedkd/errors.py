@@ -1,0 +1,75 @@
+"""Every error fedkd raises on purpose. The command line prints them as one line and exits with 2.
+
+FedkdError
+├── SpecError         a part such as ``"era(temperature=0.1)"`` cannot be built
+├── ConfigError       a setting is unknown, out of range or contradicts another
+├── DataError         a data set is missing, damaged or not what was asked for
+├── ExtraError        an optional dependency is not installed
+├── SoftLabelError    predictions are not distributions of the right shape
+├── CodecError        bytes from elsewhere are not a frame that we can trust
+│   └── FingerprintError   both sides do not hold the same transfer set
+├── CheckpointError   a checkpoint is missing, damaged or of another run
+└── RoundError        a round cannot produce a teacher
+    └── QuorumError        too few clients answered in time
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedkdError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class SpecError(FedkdError):
+    """A part such as ``"era(temperature=0.1)"`` cannot be built."""
+
+
+class ConfigError(FedkdError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class DataError(FedkdError):
+    """A data set is missing, damaged or not what was asked for."""
+
+
+class ExtraError(FedkdError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        """Name the feature, what it lacks and the line that installs it."""
+        super().__init__(
+            f"{feature} needs {package}, which is not installed. Run: pip install 'fedkd[{extra}]'"
+        )
+
+
+class SoftLabelError(FedkdError):
+    """Predictions are not distributions of the right shape."""
+
+
+class CodecError(FedkdError):
+    """Bytes from elsewhere are not a frame that we can trust."""
+
+
+class FingerprintError(CodecError):
+    """Both sides do not hold the same transfer set."""
+
+
+class CheckpointError(FedkdError):
+    """A checkpoint is missing, damaged or of another run."""
+
+
+class RoundError(FedkdError):
+    """A round cannot produce a teacher."""
+
+
+class QuorumError(RoundError):
+    """Too few clients answered in time."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest match, or an empty string."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,78 @@
+"""Files that survive a crash: written whole or not at all, checked when read, never a pickle.
+
+A file of arrays is in the safetensors format, with a JSON header of our own and a SHA-256 over everything in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedkd.errors import CheckpointError
+from fedkd.softlabels import Array
+
+
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace ``path`` by ``content`` in one step; on any failure (a full disk, say) the old file stays.
+
+    ``durable`` also waits until the bytes are on the disk, so that they outlive a power cut and not only a crash.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _digest(arrays: Mapping[str, Array], header: str) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array], header: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write ``arrays`` and the JSON-able ``header`` to ``path``, whole or not at all."""
+    text = json.dumps(header, sort_keys=True)
+    # asarray keeps scalars scalars, where ascontiguousarray would make them vectors.
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = save(contiguous, metadata={"fedkd": text, "sha256": _digest(contiguous, text)})
+    write_atomic(path, content, durable=durable)
+
+
+def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return ``(arrays, header)``; raise :class:`CheckpointError` if the file is missing, torn or altered."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        header = json.loads(metadata["fedkd"])
+        arrays = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a fedkd file: {error}") from None
+    if metadata.get("sha256") != _digest(arrays, metadata["fedkd"]):
+        raise CheckpointError(f"{path} is damaged: its content does not match its checksum")
+    return arrays, header

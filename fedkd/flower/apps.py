@@ -1,0 +1,125 @@
+"""What the two Flower apps do when a message comes in. ``server/app.py`` and ``clients/app.py`` only point here."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from fedkd.client import Site
+from fedkd.client import answer as answer_frame
+from fedkd.config import Config
+from fedkd.dataset import as_inputs, load
+from fedkd.errors import FedkdError
+from fedkd.federation import Federation, federation
+from fedkd.flower.messages import answer_content, error_content, read_query
+from fedkd.flower.strategy import FederatedDistillation
+
+log = logging.getLogger("fedkd")
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+
+def answer_query(message: Message, context: Context) -> Message:
+    """Answer a query of the server. An error of this client is an answer too, and never stops a round."""
+    key = client_key(context)
+    try:
+        config = config_of(json.dumps(dict(context.run_config), sort_keys=True))
+        reply = answer_frame(site_of(config, context), read_query(message), config)
+        return Message(answer_content(reply), reply_to=message)
+    except FedkdError as error:
+        return Message(error_content(key, f"{type(error).__name__}: {error}"), reply_to=message)
+    except Exception as error:  # a user's model may raise anything
+        log.exception("client %s failed", key)
+        # Only the type leaves: the text of a foreign exception may quote private data.
+        return Message(error_content(key, type(error).__name__), reply_to=message)
+
+
+def serve(grid: Grid, context: Context) -> None:
+    """Run a federation as the run config says."""
+    FederatedDistillation(Config.from_run_config(context.run_config)).start(grid=grid)
+
+
+client = ClientApp()
+"""The ClientApp of the in-process engine."""
+
+
+@client.query("release")
+def _release(message: Message, context: Context) -> Message:
+    return answer_query(message, context)
+
+
+@functools.lru_cache(maxsize=4)
+def config_of(text: str) -> Config:
+    """Return the configuration of a run config in JSON; reading it once a process is enough."""
+    return Config.from_run_config(json.loads(text))
+
+
+def client_key(context: Context) -> int:
+    """Return the stable number of a client: its partition where it has one, else its node."""
+    return int(context.node_config.get("partition-id", context.node_id))
+
+
+def site_of(config: Config, context: Context) -> Site:
+    """Return what this client owns: its own data where the node names some, else its share of a simulation.
+
+    Node config: ``partition-id``; or ``data`` (a data set spec such as ``"npz:/data/mine.npz"``), with ``transfer``
+    where the transfer set lies elsewhere on this device; ``state-dir`` for what it must remember between rounds.
+    """
+    key = client_key(context)
+    shared = shared_data(config, str(context.node_config.get("transfer", config.transfer)))
+    own = context.node_config.get("data")
+    if own is not None:
+        mine = load(str(own))
+        x, y, test = as_inputs(mine.x), mine.y, None
+    else:
+        x, y = _private(shared, key, config.clients)
+        test = shared.test() if config.evaluate else None
+    return Site(
+        key=key,
+        x=x,
+        y=y,
+        classes=shared.dataset.classes,
+        transfer=shared.transfer,
+        test=test,
+        state=_state_directory(config, context.node_config, context.run_id) / f"{key}.safetensors",
+    )
+
+
+def shared_data(config: Config, transfer: str | None = None) -> Federation:
+    """Return the simulated federation that ``config`` describes; equal on every machine and cached in a process."""
+    return federation(config.data, transfer or config.transfer, config.partition, config.clients, config.seed)
+
+
+@functools.lru_cache(maxsize=1024)
+def _private(shared: Federation, key: int, clients: int) -> tuple[np.ndarray, np.ndarray]:
+    if not 0 <= key < clients:
+        raise FedkdError(f"client {key} has no share: the run is configured for {clients} clients (clients = {clients})")
+    return shared.private(key)
+
+
+def _state_directory(config: Config, node_config: Any, run_id: int) -> Path:
+    if "state-dir" in node_config:
+        return Path(str(node_config["state-dir"]))
+    if config.output and Path(config.output).is_dir():  # a simulation on the server's own machine
+        return Path(config.output) / "clients"
+    return Path(os.environ.get("FEDKD_HOME", Path.home() / ".fedkd")) / "state" / str(run_id)
+
+
+def same_folder(app: str) -> None:
+    """Refuse to run an app with a fedkd from elsewhere.
+
+    In Flower's simulation the workers may import ``clients`` from the folder that the SuperLink was started in, and
+    then silently run another version of the code than the server.
+    """
+    ours, theirs = Path(__file__).resolve().parents[2], Path(app).resolve().parents[1]
+    if ours != theirs:
+        raise FedkdError(f"{app} runs with fedkd from {ours}, expected from {theirs}: start from a folder without them")

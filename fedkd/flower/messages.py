@@ -1,0 +1,83 @@
+"""Flower messages to frames and back: the only place that knows record names, keys and message types."""
+
+from __future__ import annotations
+
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+import fedkd
+from fedkd.client import Answer
+from fedkd.codec import VERSION
+from fedkd.errors import CodecError
+
+QUERY = "query.release"
+STYPE = "fedkd.frame"
+MAX_FRAME = 512 * 1024 * 1024
+
+
+def query_content(frame: bytes) -> RecordDict:
+    """Return the records that ask for a release."""
+    return RecordDict({"query": _frame_record(frame), "about": _about()})
+
+
+def read_query(message: Message) -> bytes:
+    """Return the frame of a query; raise :class:`CodecError` if it is none or of another fedkd."""
+    _check_about(message.content, "server")
+    return _read_frame(message.content, "query")
+
+
+def answer_content(answer: Answer) -> RecordDict:
+    """Return the records of an answer. Numbers about private data go along only where the run allows them."""
+    metrics: dict[str, int | float | list[int] | list[float]] = {
+        f"seconds-{phase}": seconds for phase, seconds in answer.seconds.items()
+    }
+    if answer.accuracy is not None:
+        metrics["accuracy"] = answer.accuracy
+    return RecordDict({"release": _frame_record(answer.frame), "metrics": MetricRecord(metrics), "about": _about()})
+
+
+def error_content(client: int, error: str) -> RecordDict:
+    """Return the records that say why client ``client`` does not answer."""
+    return RecordDict({"refusal": ConfigRecord({"client": str(client), "error": error[:500]}), "about": _about()})
+
+
+def read_answer(content: RecordDict) -> tuple[bytes | None, float | None, str | None, str | None]:
+    """Return ``(frame, accuracy, client, error)`` of an answer: a frame, or a client that refused and why."""
+    refusal = content.config_records.get("refusal")
+    if refusal is not None:
+        return None, None, str(refusal.get("client", "?"))[:40], str(refusal.get("error", "no reason given"))[:500]
+    _check_about(content, "client")
+    metrics = content.metric_records.get("metrics")
+    accuracy = metrics.get("accuracy") if metrics is not None else None
+    return _read_frame(content, "release"), accuracy if isinstance(accuracy, float) else None, None, None
+
+
+def size_of(content: RecordDict) -> int:
+    """Return the bytes of ``content`` as Flower serializes it: every object, its envelope included, once."""
+    return sum(len(part.deflate()) for part in get_all_nested_objects(content).values())
+
+
+def _frame_record(frame: bytes) -> ArrayRecord:
+    return ArrayRecord({"frame": FlowerArray("uint8", (len(frame),), STYPE, frame)})
+
+
+def _about() -> ConfigRecord:
+    return ConfigRecord({"fedkd": fedkd.__version__, "wire": VERSION})
+
+
+def _check_about(content: RecordDict, side: str) -> None:
+    about = content.config_records.get("about")
+    theirs = None if about is None else about.get("wire")
+    if theirs != VERSION:
+        raise CodecError(f"the {side} speaks wire version {theirs!r}, this fedkd {fedkd.__version__} speaks {VERSION}")
+
+
+def _read_frame(content: RecordDict, name: str) -> bytes:
+    record = content.array_records.get(name)
+    if record is None or "frame" not in record:
+        raise CodecError(f"message without a {name} frame")
+    array = record["frame"]
+    if array.stype != STYPE or len(array.data) > MAX_FRAME:
+        raise CodecError(f"{name} is not a fedkd frame of at most {MAX_FRAME} bytes")
+    return array.data

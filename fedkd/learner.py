@@ -1,0 +1,301 @@
+"""A client's own model and how to fit and predict, in any framework. The server's student is one too.
+
+This file imports no framework: a member of the registry imports the file that does when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedkd.errors import ExtraError, SpecError, did_you_mean
+from fedkd.registry import Registry, split
+from fedkd.softlabels import Array
+
+learner = Registry("learner")
+
+FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model learns: passes over private data and over soft labels, batch size, Adam's step, the loss."""
+
+    epochs: int = 5
+    distill_epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    distill: str = "kl(temperature=1.0)"
+
+
+class Learner(Protocol):
+    """What the round needs of a model.
+
+    ``architecture`` is equal for two learners whose weights could be averaged; ``parameters`` is how many numbers
+    FedAvg would send, 0 for a model that has none to average.
+    """
+
+    architecture: str
+    parameters: int
+
+    def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
+        """Learn private inputs (N, ...) float32 and labels (N,) int64, on top of what is known already."""
+        ...
+
+    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
+        """Learn soft labels ``p`` (n, C) of inputs (n, ...); row m counts ``w[m]`` >= 0."""
+        ...
+
+    def predict(self, x: Array) -> Array:
+        """Return soft labels (n, C) float32 of inputs (n, ...)."""
+        ...
+
+    def state(self) -> dict[str, Array]:
+        """Return all that must survive until the next round, as arrays."""
+        ...
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Take up a state; an empty one changes nothing."""
+        ...
+
+
+Shape = tuple[int, ...]
+
+
+@learner
+def cnn(shape: Shape, classes: int, training: Training, seed: int, *, width: int = 16, hidden: int = 64) -> Learner:
+    """Small convolutional network for images from 8x8 up: two 3x3 convolutions with pooling, one hidden layer."""
+    return _torch("learner 'cnn'", "cnn", shape, classes, training, seed, width=width, hidden=hidden)
+
+
+@learner
+def lenet(shape: Shape, classes: int, training: Training, seed: int, *, dropout: float = 0.0) -> Learner:
+    """The 21,840-parameter network of Selective-FD (Nat. Commun. 2024) for 28x28 images: convolutions of 10 and 20."""
+    return _torch("learner 'lenet'", "lenet", shape, classes, training, seed, dropout=dropout)
+
+
+@learner
+def mlp(shape: Shape, classes: int, training: Training, seed: int, *, hidden: int = 64) -> Learner:
+    """Multilayer perceptron with one hidden layer, for inputs of any shape."""
+    return _torch("learner 'mlp'", "mlp", shape, classes, training, seed, hidden=hidden)
+
+
+@learner
+def torchvision(
+    shape: Shape, classes: int, training: Training, seed: int, *, name: str = "resnet18", size: int = 0
+) -> Learner:
+    """Any torchvision classifier by name, untrained; gray inputs become three channels, ``size`` > 0 resizes them."""
+    return _torch("learner 'torchvision'", "torchvision", shape, classes, training, seed, name=name, size=size)
+
+
+@learner
+def forest(
+    shape: Shape, classes: int, training: Training, seed: int, *, trees: int = 100, pseudo: float = 1.0
+) -> Learner:
+    """Extremely randomized trees; ``pseudo`` is the weight of what came back relative to the private data."""
+    return _sklearn("learner 'forest'", "forest", classes, pseudo, trees=trees)
+
+
+@learner
+def logistic(
+    shape: Shape, classes: int, training: Training, seed: int, *, penalty: float = 1.0, pseudo: float = 1.0
+) -> Learner:
+    """Logistic regression with L2 penalty."""
+    return _sklearn("learner 'logistic'", "logistic", classes, pseudo, penalty=penalty)
+
+
+@learner
+def boosting(
+    shape: Shape, classes: int, training: Training, seed: int, *, iterations: int = 50, pseudo: float = 1.0
+) -> Learner:
+    """Histogram gradient boosting."""
+    return _sklearn("learner 'boosting'", "boosting", classes, pseudo, iterations=iterations)
+
+
+@learner
+def constant(shape: Shape, classes: int, training: Training, seed: int) -> Learner:
+    """Predicts how often it saw each class, whatever the input: for tests, and for the cost of everything else."""
+    return Constant(classes)
+
+
+class Constant:
+    """Class frequencies, with one imagined example of each class."""
+
+    architecture, parameters = "constant", 0
+
+    def __init__(self, classes: int) -> None:
+        """Start from one example of each of ``classes``."""
+        self.counts = np.ones(classes)
+
+    def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
+        """Count labels."""
+        self.counts = self.counts + np.bincount(y, minlength=len(self.counts))
+
+    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
+        """Count soft labels."""
+        self.counts = self.counts + (p * w[:, None]).sum(axis=0, dtype=np.float64)
+
+    def predict(self, x: Array) -> Array:
+        """Return the same frequencies for every row."""
+        return np.tile((self.counts / self.counts.sum()).astype(np.float32), (len(x), 1))
+
+    def state(self) -> dict[str, Array]:
+        """Return the counts."""
+        return {"counts": self.counts}
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Take up counts."""
+        self.counts = state.get("counts", self.counts)
+
+
+class Adapted:
+    """A user's own object with ``predict(x)`` and, where it has them, ``fit``, ``distill``, ``state``, ``load``."""
+
+    parameters = 0
+
+    def __init__(self, model: Any, name: str) -> None:
+        """Wrap ``model``, which the run knows as ``name``."""
+        self.model, self.architecture = model, name
+
+    def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
+        """Call the model's ``fit(x, y)``, with ``rng`` if it takes one."""
+        self._call("fit", x, y, rng=rng)
+
+    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
+        """Call the model's ``distill(x, p)``, with ``w`` and ``rng`` if it takes them."""
+        self._call("distill", x, p, w=w, rng=rng)
+
+    def predict(self, x: Array) -> Array:
+        """Return what the model predicts."""
+        return np.asarray(self.model.predict(x))
+
+    def state(self) -> dict[str, Array]:
+        """Return the model's state, if it has one."""
+        return dict(self._call("state") or {})
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Give the model its state, if it has one."""
+        if state:
+            self._call("load", state)
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        function = getattr(self.model, method, None)
+        if function is None:
+            return None
+        takes = inspect.signature(function).parameters
+        anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        return function(*arguments, **{k: v for k, v in options.items() if anything or k in takes})
+
+
+def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, seed: int) -> Learner:
+    """Return the untrained learner that ``spec`` names: a registered one, or a user's ``"module:factory"``.
+
+    A factory is called with those of ``shape``, ``classes`` and ``seed`` that it takes. It returns a torch module, an
+    estimator of scikit-learn, or any object with ``predict(x)``.
+    """
+    if not _is_factory(spec):
+        made: Learner = learner.build(spec)(shape, classes, training, seed)
+        return made
+    factory = _find_factory(spec)
+    takes = inspect.signature(factory).parameters
+    offered = {"shape": shape, "classes": classes, "seed": seed}
+    given = {key: value for key, value in offered.items() if key in takes}
+    if "torch" not in sys.modules and _mentions_torch(factory):
+        importlib.import_module("fedkd.torch_learner")
+    torch_learner = sys.modules.get("fedkd.torch_learner")
+    if torch_learner is None and "torch" in sys.modules:
+        torch_learner = importlib.import_module("fedkd.torch_learner")
+    model = torch_learner.seeded(seed, lambda: factory(**given)) if torch_learner is not None else factory(**given)
+    if torch_learner is None and "torch" in sys.modules:
+        torch_learner = importlib.import_module("fedkd.torch_learner")
+    if torch_learner is not None and torch_learner.is_module(model):
+        wrapped: Learner = torch_learner.TorchLearner(model, training, spec)
+        return wrapped
+    if hasattr(model, "predict_proba") and hasattr(model, "fit"):
+        return _estimator(model, classes, spec)
+    if not callable(getattr(model, "predict", None)):
+        raise SpecError(f"learner {spec!r} returned {type(model).__name__}, which has no predict(x).")
+    return Adapted(model, spec)
+
+
+def check(spec: str) -> None:
+    """Raise :class:`SpecError` unless ``spec`` is a registered learner or reads like ``module:factory``."""
+    if not _is_factory(spec):
+        learner.build(spec)
+
+
+def check_mix(spec: str) -> None:
+    """Check each member of a comma-separated mix such as ``"cnn, mlp, forest"``."""
+    for one in split(spec, ","):
+        check(one)
+
+
+def check_student(spec: str) -> None:
+    """Check the server's model; ``none`` means that there is none."""
+    if spec != "none":
+        check(spec)
+
+
+def set_threads(count: int) -> None:
+    """Give torch ``count`` threads, if torch is in use: with one, results are equal on every engine."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+def _is_factory(spec: str) -> bool:
+    name = spec.partition(":")[0]
+    return bool(FACTORY.fullmatch(spec)) and name not in learner.names()
+
+
+def _mentions_torch(factory: Callable[..., Any]) -> bool:
+    """Say whether the module of a factory has imported torch already."""
+    return "torch" in vars(sys.modules.get(factory.__module__, object()))
+
+
+def _find_factory(spec: str) -> Callable[..., Any]:
+    module_name, _, name = spec.partition(":")
+    if "" not in sys.path:
+        sys.path.append("")  # a user's module lies in the working directory
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name not in (module_name, module_name.partition(".")[0]):
+            raise SpecError(f"learner {spec!r}: importing {module_name} failed: no module named {error.name!r}.") from None
+        hint = did_you_mean(module_name, learner.names())
+        raise SpecError(f"learner {spec!r}: no module named {module_name!r} here.{hint}") from None
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise SpecError(f"learner {spec!r}: {module_name} has no function {name!r}.{did_you_mean(name, vars(module))}")
+    return found  # type: ignore[no-any-return]
+
+
+def _torch(what: str, kind: str, shape: Shape, classes: int, training: Training, seed: int, **options: Any) -> Learner:
+    try:
+        from fedkd import models, torch_learner
+    except ModuleNotFoundError as error:
+        raise ExtraError(what, str(error.name), "torch") from None
+    network = torch_learner.seeded(seed, lambda: models.build(kind, shape, classes, **options))
+    spelled = f"{kind}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+    return torch_learner.TorchLearner(network, training, spelled)
+
+
+def _sklearn(what: str, kind: str, classes: int, pseudo: float, **options: Any) -> Learner:
+    try:
+        from fedkd import sklearn_learner
+    except ModuleNotFoundError as error:
+        raise ExtraError(what, f"scikit-learn ({error.name})", "light") from None
+    return sklearn_learner.build(kind, classes, pseudo, **options)
+
+
+def _estimator(model: Any, classes: int, name: str) -> Learner:
+    from fedkd import sklearn_learner
+
+    return sklearn_learner.SklearnLearner(lambda seed: sklearn_learner.fresh(model, seed), classes, name, 1.0)

@@ -1,0 +1,109 @@
+"""Small networks of our own, and torchvision's by name. All take inputs (B, ...) and return logits (B, C)."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedkd.errors import ExtraError, SpecError, did_you_mean
+
+
+def build(kind: str, shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
+    """Return the network ``kind`` for inputs of ``shape`` (without the batch)."""
+    makers: dict[str, Callable[..., nn.Module]] = {
+        "cnn": cnn,
+        "lenet": lenet,
+        "mlp": mlp,
+        "torchvision": from_torchvision,
+    }
+    return makers[kind](shape, classes, **options)
+
+
+def mlp(shape: tuple[int, ...], classes: int, *, hidden: int) -> nn.Module:
+    """One hidden layer on flattened inputs."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def cnn(shape: tuple[int, ...], classes: int, *, width: int, hidden: int) -> nn.Module:
+    """Two 3x3 convolutions, each with ReLU and 2x2 pooling, then one hidden layer."""
+    channels, height, breadth = image(shape, "cnn", 4)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+def lenet(shape: tuple[int, ...], classes: int, *, dropout: float) -> nn.Module:
+    """5x5 convolutions of 10 and 20 maps, each pooled, then 50 hidden units: 21,840 parameters at 1x28x28."""
+    channels, height, breadth = image(shape, "lenet", 16)
+    flat = 20 * ((height - 4) // 2 - 4) // 2 * (((breadth - 4) // 2 - 4) // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.Dropout2d(dropout),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(flat, 50),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(50, classes),
+    )
+
+
+class FromTorchvision(nn.Module):
+    """A torchvision classifier behind the resizing and the channels that it expects."""
+
+    def __init__(self, body: nn.Module, size: int) -> None:
+        """Wrap ``body``; ``size`` > 0 resizes inputs to size x size."""
+        super().__init__()
+        self.body, self.size = body, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits; networks with auxiliary heads return their main one."""
+        if self.size:
+            x = nn.functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        out = self.body(x)
+        return out if isinstance(out, Tensor) else out[0]
+
+
+def from_torchvision(shape: tuple[int, ...], classes: int, *, name: str, size: int) -> nn.Module:
+    """Return torchvision's ``name``, with random weights and ``classes`` outputs."""
+    try:
+        models = importlib.import_module("torchvision.models")
+    except ModuleNotFoundError:
+        raise ExtraError("learner 'torchvision'", "torchvision", "torch") from None
+    known = [n for n in models.list_models() if "/" not in n and not n.startswith(("quantized_", "raft"))]
+    if name not in known:
+        raise SpecError(f"torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
+    image(shape, f"torchvision({name!r})", 1)
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return FromTorchvision(models.get_model(name, weights=None, num_classes=classes, **options), size)
+
+
+def image(shape: tuple[int, ...], who: str, least: int) -> tuple[int, int, int]:
+    """Return (channels, height, width) of an image shape, or say that ``who`` cannot take these inputs."""
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise SpecError(f"learner {who} needs images (channels, height, width) of at least {least}x{least}, got {shape}.")
+    return shape[0], shape[1], shape[2]
+
+
+def count(network: nn.Module) -> int:
+    """Return how many numbers a network learns."""
+    return sum(p.numel() for p in network.parameters())

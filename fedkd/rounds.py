@@ -1,0 +1,337 @@
+"""The server's half: ask, collect, aggregate, sharpen, distill, evaluate, save. Knows no network and no framework.
+
+A round needs a quorum and a deadline, not everyone. Whoever answers in time makes the teacher; answers are sorted by
+client before they meet, so the order and the timing of arrivals decide nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedkd import metrics
+from fedkd.aggregation import aggregator, in_chunks
+from fedkd.clock import Clock
+from fedkd.codec import decode_release, encode_query
+from fedkd.config import Config
+from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
+from fedkd.feedback import feedback
+from fedkd.files import load_arrays, save_arrays
+from fedkd.learner import Learner
+from fedkd.random import generator
+from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
+from fedkd.release import prepare
+from fedkd.select import select
+from fedkd.softlabels import Array
+from fedkd.teacher import sharpener
+
+Observer = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back from one client: a frame, or the reason why there is none.
+
+    ``client`` is who it says it is, ``asked_as`` the name under which it was asked (its node's, before the first answer).
+    """
+
+    round: int
+    client: str
+    frame: bytes | None
+    error: str | None
+    accuracy: float | None
+    bytes_up: int
+    latency: float
+    asked_as: str
+
+
+class Exchange(Protocol):
+    """The network as the loop sees it."""
+
+    def ask(self, round_: int, frame: bytes) -> Mapping[str, int]:
+        """Send ``frame`` to every client present; return bytes sent, by client."""
+        ...
+
+    def open(self, round_: int) -> int:
+        """Return how many answers of ``round_`` are still outstanding."""
+        ...
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Return answers of any round that have arrived; block for at most ``timeout`` seconds if there are none."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a simulation may measure with: a test set, and the true labels of the transfer set if it was cut from one."""
+
+    test: tuple[Array, Array] | None = None
+    truth: Array | None = None
+
+
+@dataclass(eq=False)
+class State:
+    """Everything that lives across rounds on the server. Saved after each of them."""
+
+    round: int = 0
+    asked: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    feedback: Teacher | None = None
+    teacher: Teacher | None = None
+    reports: list[RoundReport] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """The answers of a round: releases on its rows by client, and a row of the report for everyone asked."""
+
+    releases: dict[int, Release]
+    clients: dict[str, dict[str, Any]]
+    latency: dict[str, float]
+
+
+class Loop:
+    """One run of the server. ``student`` may be None; then the teacher is all there is."""
+
+    def __init__(
+        self,
+        config: Config,
+        transfer: TransferSet,
+        classes: int,
+        student: Learner | None,
+        *,
+        evaluation: Evaluation | None = None,
+        checkpoint: Path | None = None,
+        observe: Observer = lambda event, facts: None,
+    ) -> None:
+        """Set up round 1; with ``config.resume`` and a checkpoint, the round after it."""
+        self.config, self.transfer, self.classes, self.student = config, transfer, classes, student
+        self.evaluation = evaluation or Evaluation()
+        self.checkpoint, self.observe = checkpoint, observe
+        self.state = State(asked=np.zeros(len(transfer), np.int64))
+        self._late: dict[int, tuple[Query, Release]] = {}
+        self._queries: dict[int, Query] = {}
+        if config.resume and checkpoint is not None:
+            self._load(checkpoint)
+
+    def run(self, exchange: Exchange) -> list[RoundReport]:
+        """Run the rounds that are left and return the reports of all."""
+        while self.state.round < self.config.rounds:
+            self.step(exchange)
+        return self.state.reports
+
+    def step(self, exchange: Exchange) -> RoundReport:
+        """Run one round; when it raises, the state and the checkpoint are those of the round before."""
+        config, clock = self.config, Clock()
+        round_ = self.state.round + 1
+        self.observe("round", {"round": round_})
+        query = self._query(round_)
+        frame = encode_query(query, len(self.transfer), self._broadcast_encoding)
+        self._queries = {r: q for r, q in self._queries.items() if r >= round_ - 1} | {round_: query}
+        sent = exchange.ask(round_, frame)
+        collected = self._collect(exchange, query, sent)
+        clock.lap("clients")
+
+        # Sorted by client: neither the order nor the timing of arrivals can change a bit of the teacher.
+        releases = [collected.releases[key] for key in sorted(collected.releases)]
+        ensemble = in_chunks(aggregator.build(config.aggregate), releases)
+        ensemble = sharpener.build(config.sharpen)(ensemble)
+        teacher = Teacher(ensemble.astype(np.float32, copy=False), query.indices)
+        clock.lap("aggregate")
+        self.observe("distill", {"round": round_})
+        student_before = self.student.state() if self.student is not None else {}
+        try:
+            self._distill(teacher, round_)
+            clock.lap("distill")
+            measured = self._measure(teacher, collected)
+            clock.lap("evaluate")
+            asked = self.state.asked.copy()
+            asked[query.indices] += 1
+            report = RoundReport(round_, measured, collected.clients, clock.seconds, collected.latency)
+            reports = [*self.state.reports, report]
+            following = State(round_, asked, self._feedback(teacher, round_), teacher, reports)
+            if self.checkpoint is not None:
+                self._save(self.checkpoint, following)
+        except BaseException:
+            if self.student is not None:
+                self.student.load(student_before)
+            raise
+        self.state = following
+        self.observe("report", {"report": report})
+        return report
+
+    def _query(self, round_: int) -> Query:
+        rng = generator(self.config.seed, "server", "round", round_, "select")
+        rows = select.build(self.config.select)(self.state.asked, rng)
+        return Query(round_, rows, self.classes, self.transfer.fingerprint, self.state.feedback)
+
+    def _collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
+        config = self.config
+        need = math.ceil(config.quorum * len(sent)) if sent else 1
+        end = time.monotonic() + config.deadline
+        clients: dict[str, dict[str, Any]] = {}
+        releases: dict[int, Release] = {}
+        latency: dict[str, float] = {}
+        met, waiting = False, dict(sent)
+        self.observe("asked", {"round": query.round, "clients": len(sent)})
+        while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
+            for reply in exchange.poll(left):
+                self._take(reply, query, releases, clients)
+                if reply.round == query.round:
+                    latency[reply.client] = reply.latency
+                    if reply.client in clients and reply.asked_as in waiting:
+                        clients[reply.client]["bytes_down"] = waiting.pop(reply.asked_as)
+                    self.observe("answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")})
+            if not met and len(releases) >= need:
+                met, end = True, min(end, time.monotonic() + config.grace)
+        for name, size in waiting.items():
+            silent = {"status": "silent", "bytes_up": 0, "bytes_down": size, "local": None, "error": "no answer in time"}
+            clients.setdefault(name, silent)
+        for key, (past, release) in sorted(self._late.items()):
+            if key not in releases:
+                releases[key] = _onto(query.indices, past.indices, release)
+                row = clients.setdefault(str(key), {"bytes_up": 0, "bytes_down": 0, "local": None})
+                row |= {"status": "late", "error": None}
+        self._late = {}
+        on_time = sum(row["status"] == "answered" for row in clients.values())
+        if on_time < need or not any(release.w.any() for release in releases.values()):
+            reasons = sorted({str(row["error"]) for row in clients.values() if row.get("error")})
+            why = f" Reasons given: {'; '.join(reasons[:3])}." if reasons else ""
+            raise QuorumError(
+                f"round {query.round}: {on_time} of {len(sent)} clients answered within {config.deadline:g} s, "
+                f"{need} needed (quorum = {config.quorum:g}).{why} Nothing of the rounds before is lost."
+            )
+        return Collected(releases, dict(sorted(clients.items(), key=_by_number)), dict(sorted(latency.items(), key=_by_number)))
+
+    def _take(
+        self, reply: Reply, query: Query, releases: dict[int, Release], clients: dict[str, dict[str, Any]]
+    ) -> None:
+        """Count one reply. Whatever is wrong with it costs its sender a row of the report and nobody else anything."""
+        asked = self._queries.get(reply.round)
+        row: dict[str, Any] = {"status": "failed", "bytes_up": reply.bytes_up, "local": reply.accuracy, "error": reply.error}
+        try:
+            if reply.frame is None:
+                raise FedkdError(reply.error or "no frame")
+            if asked is None:
+                return  # older than the round before: too late for anything
+            key, release = decode_release(reply.frame, asked)
+            if str(key) != reply.client:
+                raise CodecError(f"answers in the name of client {key}")
+        except FedkdError as error:
+            row["error"] = str(error)
+            if reply.round == query.round:
+                clients.setdefault(reply.client, row)
+            return
+        if reply.round != query.round:
+            if self.config.late:
+                self._late[key] = (asked, release)
+        elif key not in releases:  # the first answer counts; a second one is ignored
+            releases[key] = release
+            clients[reply.client] = {**row, "status": "answered", "error": None}
+
+    def _distill(self, teacher: Teacher, round_: int) -> None:
+        if self.student is None:
+            return
+        rows = teacher.indices[teacher.answered]
+        rng = generator(self.config.seed, "server", "round", round_, "distill")
+        weight = np.ones(len(rows), np.float32)
+        self.student.distill(self.transfer.inputs[rows], teacher.p[teacher.answered], w=weight, rng=rng)
+
+    def _feedback(self, teacher: Teacher, round_: int) -> Teacher | None:
+        def answer(rows: Array) -> Array:
+            if self.student is None:
+                raise FedkdError("feedback = 'student' needs a student, got student = 'none'")
+            return self.student.predict(self.transfer.inputs[rows])
+
+        back: Teacher | None = feedback.build(self.config.feedback)(teacher, answer)
+        if back is None:
+            return None
+        rng = generator(self.config.seed, "server", "round", round_, "broadcast")
+        sent = prepare(self.config.broadcast, Release(back.p, np.ones(len(back.p), np.float32)), rng)
+        return Teacher(sent.p, back.indices)
+
+    @property
+    def _broadcast_encoding(self) -> str:
+        """The encoding that ``broadcast`` ends in: run the chain on nothing."""
+        nothing = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
+        return prepare(self.config.broadcast, nothing, generator(0)).encoding
+
+    def _measure(self, teacher: Teacher, collected: Collected) -> dict[str, float | None]:
+        test, truth = self.evaluation.test, self.evaluation.truth
+        p = self.student.predict(test[0]) if self.student is not None and test is not None else None
+        y = None if test is None else test[1]
+        t = None if truth is None else truth[teacher.indices]
+        local = [row["local"] for row in collected.clients.values() if row.get("local") is not None]
+        answered = np.zeros(len(teacher.indices), bool)
+        for release in collected.releases.values():
+            answered |= release.w > 0
+        return {
+            "student": None if p is None or y is None else metrics.accuracy(p, y),
+            "ensemble": None if t is None else metrics.accuracy(teacher.p, t),
+            "local_mean": float(np.mean(local)) if local else None,
+            "local_best": max(local, default=None),
+            "local_worst": min(local, default=None),
+            "student_nll": None if p is None or y is None else metrics.nll(p, y),
+            "student_ece": None if p is None or y is None else metrics.ece(p, y),
+            "teacher_nll": None if t is None else metrics.nll(teacher.p, t),
+            "teacher_ece": None if t is None else metrics.ece(teacher.p, t),
+            "teacher_entropy": metrics.mean_entropy(teacher.p),
+            "coverage": float(answered.mean()),
+            "asked": float(len(collected.clients)),
+            "answered": float(sum(row["status"] == "answered" for row in collected.clients.values())),
+            "bytes_up": float(sum(row.get("bytes_up", 0) for row in collected.clients.values())),
+            "bytes_down": float(sum(row.get("bytes_down", 0) for row in collected.clients.values())),
+        }
+
+    def _save(self, path: Path, state: State) -> None:
+        arrays = {"asked": state.asked}
+        for name, teacher in (("feedback", state.feedback), ("teacher", state.teacher)):
+            if teacher is not None:
+                arrays |= {f"{name}.p": teacher.p, f"{name}.indices": teacher.indices}
+        if self.student is not None:
+            arrays |= {f"student.{name}": array for name, array in self.student.state().items()}
+        header = {"round": state.round, "run": self._identity(), "reports": [asdict(r) for r in state.reports]}
+        try:
+            save_arrays(path, arrays, header)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {path}: {error.strerror}. Round {state.round} is not saved; the checkpoint of round "
+                f"{state.round - 1} is whole. Make room and run: fedkd resume {path.parent}"
+            ) from error
+
+    def _load(self, path: Path) -> None:
+        arrays, header = load_arrays(path)
+        if header.get("run") != self._identity():
+            raise CheckpointError(f"{path} belongs to another configuration; resume with the config.toml beside it")
+        teachers = {
+            name: Teacher(arrays[f"{name}.p"], arrays[f"{name}.indices"]) if f"{name}.p" in arrays else None
+            for name in ("feedback", "teacher")
+        }
+        reports = [RoundReport(**report) for report in header["reports"]]
+        self.state = State(header["round"], arrays["asked"], teachers["feedback"], teachers["teacher"], reports)
+        if self.student is not None:
+            self.student.load({name[8:]: array for name, array in arrays.items() if name.startswith("student.")})
+            if not self.student.state() and self.state.teacher is not None:
+                self._distill(self.state.teacher, self.state.round)  # a model without state is made again
+
+    def _identity(self) -> dict[str, Any]:
+        """What must agree for a checkpoint to be ours: everything that decides results, except how long to go on."""
+        free = {"output", "resume", "rounds", "deadline", "grace", "pooled"}
+        kept = {key: value for key, value in self.config.model_dump().items() if key not in free}
+        return {**kept, "fingerprint": self.transfer.fingerprint}
+
+
+def _onto(rows: Array, past: Array, release: Release) -> Release:
+    """Return a late release on the rows asked now; rows that it does not know get weight 0."""
+    place = np.minimum(np.searchsorted(past, rows), len(past) - 1)
+    known = past[place] == rows
+    return Release(release.p[place], np.where(known, release.w[place], 0).astype(np.float32), release.event)
+
+
+def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
+    return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])

@@ -1,0 +1,106 @@
+"""A run directory: everything that a run leaves, in formats that other tools read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedkd.config import Config, Resolved
+from fedkd.errors import CheckpointError, FedkdError, did_you_mean
+from fedkd.files import save_arrays, write_atomic
+from fedkd.learner import Learner
+from fedkd.records import RoundReport
+
+
+class RunDirectory:
+    """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
+    ``summary.json``, ``report.html`` and ``clients/``, what simulated clients remember.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name a directory; nothing is written yet."""
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.metrics = path / "metrics.jsonl"
+        self.table = path / "metrics.csv"
+        self.config = path / "config.toml"
+        self.clients = path / "clients"
+        self.student = path / "student.safetensors"
+        self.summary = path / "summary.json"
+
+    def begin(self, config: Config) -> None:
+        """Make the directory; unless the run resumes, what an earlier run of the same name left goes away."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if config.resume:
+            if not self.checkpoint.exists():
+                raise CheckpointError(f"nothing to resume in {self.path}: no checkpoint was written yet. Run it again.")
+            return
+        for file in (self.checkpoint, self.metrics, self.table, self.student, self.summary, self.path / "report.html"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.clients, ignore_errors=True)
+        self.clients.mkdir()
+        if not self.config.exists():
+            write_atomic(self.config, Resolved(config, {}).to_toml().encode())
+
+    def rewrite(self, reports: Sequence[RoundReport]) -> None:
+        """Make the journal agree with the checkpoint: a crash may have come between the two."""
+        write_atomic(self.metrics, "".join(_line(report) for report in reports).encode())
+        write_atomic(self.table, _csv(reports).encode())
+
+    def append(self, report: RoundReport) -> None:
+        """Add a round to the journal. A full disk costs the journal's line, not the run: the checkpoint has it too."""
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as stream:
+                stream.write(_line(report))
+            new = not self.table.exists() or not self.table.stat().st_size
+            with open(self.table, "a", encoding="utf-8", newline="") as stream:
+                stream.write(_csv([report], header=new))
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {self.metrics}: {error.strerror}. Round {report.round} is in the checkpoint; make room "
+                f"and run: fedkd resume {self.path}"
+            ) from error
+
+    def finish(self, summary: dict[str, Any], student: Learner | None) -> None:
+        """Write the student and the summary."""
+        if student is not None and student.state():
+            save_arrays(self.student, student.state(), {"architecture": student.architecture})
+        summary = {"name": self.path.name, **summary}
+        write_atomic(self.summary, json.dumps(summary, indent=1, allow_nan=False).encode())
+
+
+def find(path: Path) -> RunDirectory:
+    """Return the run directory at ``path`` or ``runs/path``; raise with the nearest match if there is none."""
+    for candidate in (path, Path("runs") / path):
+        if (candidate / "config.toml").exists():
+            return RunDirectory(candidate)
+    siblings = [p.parent.name for p in Path("runs").glob("*/config.toml")]
+    known = f" Runs here: {', '.join(sorted(siblings)[:8])}." if siblings else " No runs here yet; try: fedkd run"
+    raise FedkdError(f"no run {str(path)!r}.{did_you_mean(path.name, siblings)}{known}")
+
+
+def next_name(root: Path, stem: str) -> str:
+    """Return ``stem-001``, ``stem-002``, ...: the first that is free under ``root``."""
+    taken = [int(p.name.rpartition("-")[2]) for p in root.glob(f"{stem}-*") if p.name.rpartition("-")[2].isdigit()]
+    return f"{stem}-{max(taken, default=0) + 1:03d}"
+
+
+def _line(report: RoundReport) -> str:
+    return json.dumps(asdict(report), allow_nan=False) + "\n"
+
+
+def _csv(reports: Sequence[RoundReport], *, header: bool = True) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for i, report in enumerate(reports):
+        row = {"round": report.round, **report.metrics, **{f"seconds_{k}": v for k, v in report.seconds.items()}}
+        if header and i == 0:
+            writer.writerow(row)
+        writer.writerow(["" if value is None else value for value in row.values()])
+    return stream.getvalue()

@@ -1,0 +1,187 @@
+"""The end of a run: who won, what it cost, what FedAvg would have sent, and what to look at if it went wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import numpy as np
+
+import fedkd
+from fedkd import metrics
+from fedkd.client import spec_of, training_of
+from fedkd.config import Config
+from fedkd.federation import Federation
+from fedkd.learner import Learner, make_learner, set_threads
+from fedkd.random import derive, generator
+from fedkd.rounds import State
+
+
+def build_student(config: Config, shared: Federation, *, purpose: str = "student") -> Learner | None:
+    """Return the untrained student, or None for ``student = "none"``."""
+    if config.student == "none":
+        return None
+    model = make_learner(
+        config.student,
+        shape=shared.transfer.inputs.shape[1:],
+        classes=shared.dataset.classes,
+        training=training_of(config, distill_epochs=config.distill_epochs),
+        seed=derive(config.seed, "server", purpose, "init"),
+    )
+    set_threads(config.threads)
+    return model
+
+
+def summarize(
+    config: Config, shared: Federation, student: Learner | None, state: State, *, command: str = ""
+) -> dict[str, Any]:
+    """Return the content of ``summary.json``. All reference figures are measured, none is remembered."""
+    first, last = state.reports[0], state.reports[-1]
+    test = shared.test() if config.evaluate else None
+    p = student.predict(test[0]) if student is not None and test is not None else None
+    teacher = state.teacher
+    scores = {name: last.metrics[name] for name in ("student", "ensemble", "local_mean", "local_best", "local_worst")}
+    answers = sum(int(r.metrics["answered"] or 0) for r in state.reports) or 1
+    asks = sum(int(r.metrics["asked"] or 0) for r in state.reports) or 1
+    up = sum(r.metrics["bytes_up"] or 0 for r in state.reports)
+    down = sum(r.metrics["bytes_down"] or 0 for r in state.reports)
+    board = {
+        **scores,
+        "pooled": _pooled(config, shared) if config.pooled and config.evaluate and student is not None else None,
+        "fedavg": _fedavg(config, shared),
+        "bytes_up_per_client": up / answers,
+        "bytes_down_per_client": down / asks,
+    }
+    reliability = {}
+    if p is not None and test is not None:
+        reliability["student"] = metrics.reliability(p, test[1])
+    if teacher is not None and shared.truth is not None and config.evaluate:
+        reliability["teacher"] = metrics.reliability(teacher.p, shared.truth[teacher.indices])
+    data = shared.dataset
+    return {
+        "finished": True,
+        "config": config.model_dump(),
+        "provenance": _provenance(config, shared, command),
+        "data": {
+            "name": data.name,
+            "license": data.license,
+            "classes": data.classes,
+            "class_names": list(data.class_names),
+            "private": sum(len(part) for part in shared.parts),
+            "transfer": len(shared.transfer),
+            "test": len(data.y_test),
+            "clients": config.clients,
+            "shape": list(shared.transfer.inputs.shape[1:]),
+        },
+        "scoreboard": board,
+        "clients": {
+            name: {
+                "architecture": spec_of(config, int(name)) if name.isdigit() else "?",
+                "before": first.clients.get(name, {}).get("local"),
+                "after": row.get("local"),
+            }
+            for name, row in last.clients.items()
+        },
+        "reliability": reliability,
+        "confusion": metrics.confusion(p, test[1]) if p is not None and test is not None else None,
+        "released": _released(config, state),
+        "privacy": {
+            "guarantee": "NONE",
+            "epsilon": "infinite",
+            "why": "protect = none: soft labels leave as they are, and they can reveal who is in the data",
+        },
+        "warnings": warnings(config, board),
+    }
+
+
+def warnings(config: Config, board: dict[str, Any]) -> list[str]:
+    """Return what a user should know before believing the student, each with likely causes."""
+    found = []
+    student, best, mean, ensemble = (board.get(k) for k in ("student", "local_best", "local_mean", "ensemble"))
+    if student is not None and best is not None and student < best:
+        causes = []
+        if ensemble is not None and ensemble < best:
+            causes.append("the ensemble is below it too: try expertise = density or sharpen = power")
+        elif ensemble is not None and ensemble - student > 0.03:
+            causes.append("the student lags behind its teacher: raise distill_epochs, enlarge the transfer set or student")
+        else:
+            causes.append("one client holds most of what there is to know, or the transfer set is small")
+        found.append(f"the student ({student:.1%}) is below the best local model ({best:.1%}). Likely: {'; '.join(causes)}.")
+    if student is not None and mean is not None and student < mean:
+        found.append(f"the student ({student:.1%}) is below the average local model ({mean:.1%}): distillation made it worse.")
+    return found
+
+
+def _pooled(config: Config, shared: Federation) -> float | None:
+    """Train the student's model on all private data together, for as many passes as clients made in all rounds."""
+    model = build_student(config, shared, purpose="pooled")
+    if model is None:
+        return None
+    x, y = shared.pooled()
+    for round_ in range(1, config.rounds + 1):
+        model.fit(x, y, rng=generator(config.seed, "pooled", round_))
+    test = shared.test()
+    return metrics.accuracy(model.predict(test[0]), test[1])
+
+
+def _fedavg(config: Config, shared: Federation) -> dict[str, Any]:
+    """Return what averaging weights would send each way, or why it cannot be done in this federation."""
+    built = {}
+    for key in range(config.clients):
+        spec = spec_of(config, key)
+        if spec not in built:
+            built[spec] = make_learner(
+                spec,
+                shape=shared.transfer.inputs.shape[1:],
+                classes=shared.dataset.classes,
+                training=training_of(config, distill_epochs=config.feedback_epochs),
+                seed=0,
+            )
+    kinds = sorted({model.architecture for model in built.values()})
+    if len(kinds) > 1:
+        return {"possible": False, "why": f"{len(kinds)} different architectures", "bytes_per_client_round": None}
+    (model,) = built.values() if len(built) == 1 else (next(iter(built.values())),)
+    if not model.parameters:
+        return {"possible": False, "why": f"{kinds[0]} has no weights to average", "bytes_per_client_round": None}
+    return {"possible": True, "why": f"float32, {model.parameters:,} parameters", "bytes_per_client_round": 4 * model.parameters}
+
+
+def _released(config: Config, state: State) -> list[dict[str, Any]]:
+    """Return what left each device in a round, in words and bytes."""
+    last = state.reports[-1]
+    sizes = [row["bytes_up"] for row in last.clients.values() if row.get("bytes_up")]
+    teacher = state.teacher
+    rows, classes = teacher.p.shape if teacher is not None else (0, 0)
+    weights = "" if config.expertise == "uniform" else f", and how much each counts ({config.expertise})"
+    out = [
+        {
+            "what": f"soft labels{weights}",
+            "form": f"{config.release}, {rows} samples x {classes} classes",
+            "bytes": int(np.mean(sizes)) if sizes else 0,
+            "to": "server",
+        }
+    ]
+    if any(row.get("local") is not None for row in last.clients.values()):
+        out.append({"what": "test accuracy and seconds", "form": "a few numbers (evaluate = true)", "bytes": None, "to": "server"})
+    return out
+
+
+def _provenance(config: Config, shared: Federation, command: str) -> dict[str, Any]:
+    versions = {}
+    for package in ("flwr", "torch", "scikit-learn", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "fedkd": fedkd.__version__,
+        **versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+        "seed": config.seed,
+        "transfer_sha256": shared.transfer.fingerprint,
+        "command": command,
+    }

@@ -1,0 +1,156 @@
+"""What a run looks like in a terminal: a live table with progress bars, or one plain line for each round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedkd.config import Config
+from fedkd.records import RoundReport
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+class Screen:
+    """An observer of a run. Use as a context manager; ``plain`` is chosen where the output is no terminal."""
+
+    def __init__(self, config: Config, name: str, console: Console | None = None) -> None:
+        """Prepare to show the run ``name``."""
+        self.config, self.name = config, name
+        self.console = console or Console(highlight=False, width=None)
+        self.plain = not self.console.is_terminal
+        self.reports: list[RoundReport] = []
+        self.progress = Progress(
+            TextColumn("{task.description:<28}"), BarColumn(bar_width=30), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(), console=self.console,
+        )  # fmt: skip
+        self._task = self.progress.add_task("starting workers", total=max(1, config.clients))
+        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> Screen:
+        config = self.config
+        self.console.print(f"[bold]fedkd[/bold]  {self.name}  seed {config.seed}  preset {config.preset}")
+        self.console.print(f"  data      {config.data}, {config.partition}, transfer {config.transfer}")
+        self.console.print(f"  clients   {config.clients}: {config.learner}; student {config.student}")
+        self.console.print(f"  privacy   [bold red]NONE[/bold red] (protect = {config.protect})")
+        if self.plain:
+            self.console.print(_HEADER)
+        else:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self.plain:
+            self.progress.stop_task(self._task)
+            self.progress.update(self._task, visible=False)
+            self._live.stop()
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Show one event of the run."""
+        if event == "asked":
+            label = f"round {facts['round']}/{self.config.rounds}: clients"
+            self.progress.reset(self._task, total=max(1, facts["clients"]), description=label)
+        elif event == "answer":
+            self.progress.advance(self._task)
+            if facts.get("error"):
+                self.console.print(f"  client {facts['client']}: {facts['error']}", style="yellow")
+        elif event == "distill":
+            self.progress.update(self._task, description=f"round {facts['round']}/{self.config.rounds}: distilling")
+        elif event == "summary":
+            label = "training the pooled-data reference" if facts["pooled"] else "scoring"
+            self.progress.update(self._task, description=label)
+        elif event == "report":
+            self.reports.append(facts["report"])
+            if self.plain:
+                self.console.print(_plain(facts["report"]))
+
+    def _render(self) -> Group:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("round", "student", "ensem", "local", "best", "up/cl", "down/cl", "time", ""):
+            table.add_column(title, justify="right")
+        for report in self.reports[-20:]:
+            table.add_row(*_cells(report))
+        if self.reports:
+            table.columns[-1]._cells[-1] = sparkline([r.metrics["student"] for r in self.reports])
+        return Group(table, self.progress)
+
+
+def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) -> None:
+    """Print how the run ended, in a few honest lines."""
+    board = summary["scoreboard"]
+    console.print()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for label, key in (
+        ("student", "student"),
+        ("ensemble (on the transfer set)", "ensemble"),
+        ("best local model", "local_best"),
+        ("mean local model", "local_mean"),
+        ("pooled-data reference", "pooled"),
+    ):
+        if board.get(key) is not None:
+            table.add_row(label, f"{board[key]:.1%}")
+    console.print(table)
+    fedavg = board["fedavg"]
+    up, down = (size(board[f"bytes_{way}_per_client"]) for way in ("up", "down"))
+    against = (
+        f"FedAvg would send {size(fedavg['bytes_per_client_round'])} each way"
+        if fedavg["possible"]
+        else f"FedAvg is impossible here ({fedavg['why']})"
+    )
+    console.print(f"sent per client and round: {up} up, {down} down; {against}")
+    console.print("privacy: [bold red]NONE[/bold red] - predictions can reveal who is in the data")
+    for warning in summary["warnings"]:
+        console.print(f"[yellow]warning[/yellow] {warning}")
+    if path is not None:
+        console.print(f"report {path / 'report.html'}", soft_wrap=True)
+
+
+def sparkline(values: list[float | None]) -> str:
+    """Return one character for each value, from the lowest to the highest."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    low, span = min(known), (max(known) - min(known)) or 1.0
+    return "".join(" " if v is None else SPARKS[round((v - low) / span * (len(SPARKS) - 1))] for v in values[-12:])
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people write it."""
+    for unit, step in (("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+_HEADER = f"{'round':>5} {'student':>8} {'ensem':>7} {'local':>7} {'best':>7} {'up/cl':>8} {'down/cl':>8} {'time':>7}"
+
+
+def _cells(report: RoundReport) -> list[str]:
+    m = report.metrics
+    asked, answered = m["asked"] or 1, m["answered"] or 1
+
+    def percent(key: str) -> str:
+        value = m[key]
+        return "-" if value is None else f"{value:.1%}"
+
+    return [
+        str(report.round),
+        *(percent(key) for key in ("student", "ensemble", "local_mean", "local_best")),
+        size((m["bytes_up"] or 0) / answered),
+        size((m["bytes_down"] or 0) / asked),
+        f"{sum(report.seconds.values()):.1f} s",
+        "",
+    ]
+
+
+def _plain(report: RoundReport) -> str:
+    c = _cells(report)
+    missing = sum(row["status"] != "answered" for row in report.clients.values())
+    note = f"  {missing} of {len(report.clients)} clients missing" if missing else ""
+    return f"{c[0]:>5} {c[1]:>8} {c[2]:>7} {c[3]:>7} {c[4]:>7} {c[5]:>8} {c[6]:>8} {c[7]:>7}{note}"

@@ -1,0 +1,44 @@
+"""Sharpening: pure functions on the teacher (M, C) that lower its entropy. NaN rows (no answer) stay NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedkd.errors import SpecError
+from fedkd.registry import Registry
+from fedkd.softlabels import TINY, Array, one_hot, softmax
+
+sharpener = Registry("sharpener")
+
+
+@sharpener
+def none(p: Array) -> Array:
+    """Leave the teacher as it is."""
+    return p
+
+
+@sharpener
+def era(p: Array, *, temperature: float = 0.1) -> Array:
+    """Entropy-reduction aggregation: softmax of the mean *probabilities* over T (DS-FL, arXiv:2008.06180).
+
+    No T is the identity: T is not a temperature of logits, and a flat row stays flat.
+    """
+    if temperature <= 0:
+        raise SpecError(f"sharpener 'era': 'temperature' must be above 0, got {temperature}.")
+    return softmax(p, temperature=temperature)
+
+
+@sharpener
+def power(p: Array, *, beta: float = 2.0) -> Array:
+    """p^beta, normalized (enhanced ERA of SCARLET, arXiv:2504.19602): beta 1 is the identity, infinity the argmax."""
+    if beta <= 0:
+        raise SpecError(f"sharpener 'power': 'beta' must be above 0, got {beta}.")
+    return softmax(np.log(np.maximum(p, TINY)), temperature=1 / beta)
+
+
+@sharpener
+def argmax(p: Array) -> Array:
+    """One-hot of the most probable class; ties go to the lower class."""
+    answered = np.isfinite(p).all(axis=-1, keepdims=True)
+    hard = one_hot(np.where(answered, p, 0.0).argmax(axis=-1), p.shape[-1], p.dtype)
+    return np.where(answered, hard, np.nan).astype(p.dtype, copy=False)

@@ -1,0 +1,110 @@
+"""A torch network as a learner: Adam, minibatches from our own random stream, state as plain arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedkd.errors import FedkdError
+from fedkd.learner import Training
+from fedkd.losses import distill_loss
+from fedkd.softlabels import Array
+
+T = TypeVar("T")
+
+
+def seeded(seed: int, make: Callable[[], T]) -> T:
+    """Return ``make()`` with torch's generator seeded, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed & (2**63 - 1))
+        return make()
+
+
+def is_module(model: Any) -> bool:
+    """Say whether ``model`` is a torch network."""
+    return isinstance(model, nn.Module)
+
+
+class TorchLearner:
+    """A network that learns with Adam. The optimizer starts anew in each call, so nothing but weights must be kept."""
+
+    def __init__(self, network: nn.Module, training: Training, architecture: str) -> None:
+        """Take a network (B, ...) -> logits (B, C); environment variable FEDKD_DEVICE moves it off the CPU."""
+        self.device = torch.device(os.environ.get("FEDKD_DEVICE", "cpu"))
+        self.network = network.to(self.device)
+        self.training, self.architecture = training, architecture
+        self.parameters = sum(p.numel() for p in network.parameters())
+
+    def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
+        """Minimize the cross entropy of private labels for ``training.epochs`` passes."""
+        label = self._tensor(y)
+
+        def loss(z: Tensor, rows: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(z, label[rows])
+
+        self._learn(x, loss, self.training.epochs, rng)
+
+    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
+        """Minimize the configured distillation loss for ``training.distill_epochs`` passes over rows with w > 0."""
+        counts = np.flatnonzero(w > 0)
+        if not len(counts):
+            return
+        teacher = self._tensor(p[counts].astype(np.float32, copy=False))
+        weight = self._tensor((w[counts] / w[counts].mean()).astype(np.float32))
+        each = distill_loss.build(self.training.distill)
+
+        def loss(z: Tensor, rows: Tensor) -> Tensor:
+            total: Tensor = (each(z, teacher[rows]) * weight[rows]).mean()
+            return total
+
+        self._learn(x if len(counts) == len(x) else x[counts], loss, self.training.distill_epochs, rng)
+
+    def predict(self, x: Array) -> Array:
+        """Return soft labels (n, C)."""
+        self.network.eval()
+        with torch.inference_mode():
+            parts = [self.network(self._tensor(x[i : i + 512])).softmax(-1) for i in range(0, len(x), 512)]
+        return np.asarray(torch.cat(parts).cpu().numpy(), np.float32) if parts else np.zeros((0, 1), np.float32)
+
+    def state(self) -> dict[str, Array]:
+        """Return copies of all weights and buffers."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.network.state_dict().items()}
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Take up weights and buffers."""
+        if state:
+            self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+
+    def _learn(self, x: Array, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, rng: np.random.Generator) -> None:
+        inputs, size = self._tensor(x), self.training.batch_size
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.training.learning_rate)
+        self.network.train()
+        lone = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules())
+        noise = int(rng.integers(2**62))
+
+        def passes() -> None:
+            for _ in range(epochs):
+                order = self._tensor(rng.permutation(len(x)))
+                for start in range(0, len(x), size):
+                    rows = order[start : start + size]
+                    if lone and len(rows) == 1:
+                        continue  # batch statistics of one sample do not exist
+                    value = loss(self.network(inputs[rows]), rows)
+                    if not torch.isfinite(value):
+                        raise FedkdError(
+                            f"training of {self.architecture} diverged: the loss is {value.item()}; "
+                            f"lower learning_rate ({self.training.learning_rate:g})"
+                        )
+                    optimizer.zero_grad(set_to_none=True)
+                    value.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+
+        seeded(noise, passes)  # dropout draws from torch's own generator
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

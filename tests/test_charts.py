@@ -1,0 +1,175 @@
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd import charts
+from fedkd.charts import Band, Line, Pair
+
+accuracy = st.one_of(st.none(), st.floats(0, 1))
+
+
+def _line(values, **options):
+    points = [(float(i), y) for i, y in enumerate(values, start=1)]
+    return charts.line_chart([Line("student", points)], title="t", x_label="round", y_label="accuracy", **options)
+
+
+def _texts(svg):
+    return [text.text for text in ET.fromstring(svg).iter("text")]
+
+
+def _path(svg, kind):
+    return next(p.get("d") for p in ET.fromstring(svg).iter("path") if p.get("class", "").startswith(kind))
+
+
+def _pairs(d):
+    return [tuple(map(float, pair)) for pair in re.findall(r"(-?[\d.]+) (-?[\d.]+)", d)]
+
+
+def test_shares_bytes_and_durations_are_written_as_people_write_them():
+    assert [charts.percent(v) for v in (0.879, 1.0, None)] == ["87.9%", "100.0%", "–"]
+    assert [charts.points(v) for v in (0.333, -0.098, 0.0001, -0.0001, None)] == ["+33.3", "−9.8", "±0.0", "±0.0", "–"]
+    assert [charts.size(v) for v in (0, 900, 8123, 999_960, 4_000_000, 3.2e9, None)] == [
+        "0 B", "900 B", "8.12 kB", "1 MB", "4 MB", "3.2 GB", "–"
+    ]  # fmt: skip
+    assert [charts.seconds(v) for v in (0.0123, 0.9996, 3.2, 75, 3720, None)] == [
+        "12 ms", "1 s", "3.2 s", "1 min 15 s", "1 h 2 min", "–"
+    ]  # fmt: skip
+
+
+def test_a_long_key_loses_its_middle_since_keys_differ_at_the_end():
+    assert charts.short("10293847561029384756", 9) == "1029…4756"
+    assert charts.short("short", 9) == "short"
+
+
+def test_thinning_keeps_the_first_and_the_last():
+    assert charts.thin(3, 5) == [0, 1, 2]
+    kept = charts.thin(1000, 7)
+    assert kept[0] == 0 and kept[-1] == 999 and len(kept) == 7
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
+def test_ticks_are_few_and_lie_within_the_axis(low, width, most):
+    ticks = charts.nice_ticks(low, low + width, most=most)
+    assert 1 <= len(ticks) <= most
+    assert all(low - 1e-6 * width - 1e-9 <= tick <= low + width * (1 + 1e-6) + 1e-9 for tick in ticks)
+
+
+def test_ticks_of_rounds_are_whole_and_ticks_of_bytes_are_powers():
+    assert charts.nice_ticks(1, 3, whole=True) == [1, 2, 3]
+    assert charts.log_ticks(800, 2e6) == [1e3, 1e4, 1e5, 1e6]
+    assert charts.log_ticks(9e3, 60e3) == [10e3, 20e3, 50e3]
+
+
+def test_a_higher_value_is_drawn_higher():
+    (x1, y1), (x2, y2) = _pairs(_path(_line([0.5, 0.9]), "line"))
+    assert x2 > x1
+    assert y2 < y1  # the y axis of SVG points down
+
+
+def test_equal_factors_are_equal_distances_on_a_logarithmic_axis():
+    line = Line("student", [(10.0, 0.5), (100.0, 0.6), (1000.0, 0.7)])
+    svg = charts.line_chart([line], title="t", x_label="bytes", y_label="a", log_x=True)
+    (a, _), (b, _), (c, _) = _pairs(_path(svg, "line"))
+    assert b - a == pytest.approx(c - b, abs=0.2)
+
+
+def test_an_unknown_value_leaves_a_gap():
+    svg = _line([0.1, 0.2, None, 0.4, 0.5])
+    assert svg.count('class="line') == 2
+
+
+def test_a_chart_of_which_nothing_is_known_is_empty():
+    assert _line([None, None]) == ""
+    assert _line([]) == ""
+    assert charts.dumbbell_chart([Pair("0", None, None)], title="t", x_label="x") == ""
+    assert charts.grid_chart([[None]], title="t", rows=["0"], columns=["1"], x_label="x", y_label="y") == ""
+    assert charts.reliability_chart([("student", [], 1)], title="t") == ""
+    assert charts.confusion_chart([], [], title="t") == ""
+    assert charts.stacked_chart([("1", [0.0])], ["clients"], title="t", x_label="x", y_label="y") == ""
+
+
+def test_labels_of_ends_do_not_overlap():
+    ends = charts._apart([(50.0, "a", 1), (51.0, "b", 2), (52.0, "c", 3)], 12, 0, 60)
+    ys = [y for y, _, _ in ends]
+    assert all(b - a >= 12 for a, b in zip(ys, ys[1:], strict=False))
+    assert max(ys) <= 60
+    assert [text for _, text, _ in ends] == ["a", "b", "c"]
+
+
+def test_the_band_of_a_single_round_is_a_bar():
+    band = Band([(1.0, 0.4, 0.8)])
+    assert '<rect class="band' in _line([0.5], band=band)
+    assert '<path class="band' in _line([0.5, 0.6], band=Band([(1.0, 0.4, 0.8), (2.0, 0.4, 0.8)]))
+
+
+def test_the_mark_carries_its_label_and_widens_the_axis():
+    svg = charts.line_chart(
+        [Line("student", [(1e3, 0.5), (1e4, 0.6)])], title="t", x_label="x", y_label="y", log_x=True, mark=(1e7, "FedAvg")
+    )
+    assert "FedAvg" in _texts(svg)
+    assert float(re.search(r'class="mark" d="M([\d.]+)', svg).group(1)) < charts.WIDTH
+
+
+def test_a_dumbbell_tells_gains_from_losses_by_color_and_by_sign():
+    svg = charts.dumbbell_chart([Pair("0", 0.5, 0.7), Pair("1", 0.7, 0.6)], title="t", x_label="x")
+    assert "+20.0" in _texts(svg) and "−10.0" in _texts(svg)
+    assert svg.count("joint up") == 1 and svg.count("joint down") == 1
+
+
+def test_every_status_has_a_sign_besides_its_color():
+    cells = [[f"st-{status}" for status in charts.STATUSES]]
+    svg = charts.grid_chart(
+        cells, title="t", rows=["0"], columns=list("1234"), x_label="x", y_label="y", glyphs=True
+    )
+    signs = {re.search(rf'g-{status}" d="([^"]+)"', svg).group(1) for status in charts.STATUSES}
+    assert len({re.sub(r"[\d. -]+", "", sign) for sign in signs}) >= 3  # shapes, not only places
+
+
+def test_the_confusion_matrix_tells_hits_from_mistakes():
+    svg = charts.confusion_chart([[9, 1], [0, 10]], ["a", "b"], title="t")
+    assert 'class="hit o9"' in svg and 'class="hit o10"' in svg
+    assert svg.count('class="miss') == 1
+    assert {"9", "1", "10"} <= set(_texts(svg))
+
+
+def test_stacked_bars_are_as_tall_as_their_sum():
+    svg = charts.stacked_chart([("1", [3.0, 1.0])], ["clients", "distill"], title="t", x_label="round", y_label="time")
+    first, second = (r for r in ET.fromstring(svg).iter("rect"))
+    assert float(first.get("height")) == pytest.approx(3 * float(second.get("height")), abs=0.3)
+    assert float(second.get("y")) + float(second.get("height")) == pytest.approx(float(first.get("y")), abs=0.2)
+
+
+def test_text_is_escaped_everywhere():
+    evil = '<script>"&'
+    pictures = [
+        charts.line_chart([Line(evil, [(1.0, 0.5)])], title=evil, x_label=evil, y_label=evil, mark=(1.0, evil)),
+        charts.dumbbell_chart([Pair(evil, 0.1, 0.2)], title=evil, x_label=evil, reference=(0.5, evil)),
+        charts.grid_chart([["st-late"]], title=evil, rows=[evil], columns=[evil], x_label=evil, y_label=evil),
+        charts.reliability_chart([(evil, [(0.5, 0.5, 3.0)], 1)], title=evil),
+        charts.confusion_chart([[1, 2], [3, 4]], [evil, evil], title=evil),
+        charts.stacked_chart([(evil, [1.0])], [evil], title=evil, x_label=evil, y_label=evil),
+        charts.legend([(charts.swatch("line"), evil)]),
+    ]
+    for picture in pictures:
+        assert "<script" not in picture
+        ET.fromstring(picture)  # well-formed, so nothing broke out of an attribute
+
+
+@given(st.lists(st.tuples(accuracy, accuracy), max_size=40), st.booleans())
+def test_any_values_give_a_well_formed_chart_within_its_frame(rows, log_x):
+    points = [(float(i), y) for i, (y, _) in enumerate(rows, start=1)]
+    band = Band([(float(i), a, b) for i, (a, b) in enumerate(rows, start=1)])
+    svg = charts.line_chart(
+        [Line("a", points)], title="t", x_label="x", y_label="y", y_limits=(0, 1), log_x=log_x, band=band
+    )
+    if svg:
+        root = ET.fromstring(svg)
+        assert all(0 <= float(t.get("x")) <= charts.WIDTH for t in root.iter("text"))
+        assert not any(math.isnan(float(n)) for c in root.iter("circle") for n in (c.get("cx"), c.get("cy")))
+    dumbbell = charts.dumbbell_chart([Pair(str(i), a, b) for i, (a, b) in enumerate(rows)], title="t", x_label="x")
+    if dumbbell:
+        ET.fromstring(dumbbell)

@@ -1,0 +1,166 @@
+"""The command line as a user meets it: exit codes, one-line errors, plain output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--set", "clients=3", "--set", "learner=mlp, logistic", "--set", "student=mlp", "--set", "rounds=2",
+         "--set", "distill_epochs=5", "--set", "local_epochs=2"]  # fmt: skip
+
+
+def fedkd(*words, cwd, check=False, env=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **(env or {})}
+    return subprocess.run(
+        [sys.executable, "-m", "fedkd", *words], cwd=cwd, capture_output=True, text=True, env=environment, check=check
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One small run that several tests look at."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = fedkd("run", *SMALL, "--name", "small", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    folder, _ = finished
+    run = folder / "runs" / "small"
+    for name in ("config.toml", "metrics.jsonl", "metrics.csv", "checkpoint.safetensors", "student.safetensors",
+                 "summary.json", "report.html"):  # fmt: skip
+        assert (run / name).stat().st_size > 0, name
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [1, 2]
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    assert rows[-1]["metrics"]["student"] > 0.3
+
+
+def test_a_run_prints_plain_lines_and_an_honest_scoreboard(finished):
+    _, text = finished
+    assert "\x1b" not in text
+    assert "privacy" in text
+    assert "NONE" in text
+    assert "student" in text
+    assert "pooled-data reference" in text
+    assert "FedAvg is impossible here (2 different architectures)" in text
+    assert "report runs/small/report.html" in text
+
+
+def test_a_student_can_be_loaded_without_fedkd(finished):
+    from safetensors.numpy import load_file
+
+    folder, _ = finished
+    assert all(array.dtype.kind in "fi" for array in load_file(folder / "runs/small/student.safetensors").values())
+
+
+def test_report_and_compare_work_on_a_finished_run(finished):
+    folder, _ = finished
+    assert fedkd("report", "small", cwd=folder).returncode == 0
+    done = fedkd("compare", "small", "runs/small", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "small" in done.stdout
+    assert (folder / "runs" / "compare.html").exists()
+
+
+def test_resuming_a_finished_run_changes_nothing(finished):
+    folder, _ = finished
+    before = (folder / "runs/small/metrics.jsonl").read_text()
+    done = fedkd("resume", "small", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs/small/metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "--set", "ronds=3"], "unknown key 'ronds' (--set). Did you mean 'rounds'?"),
+        (["run", "--set", "aggregate=medain"], "Did you mean 'median'?"),
+        (["run", "--preset", "dsfl"], "unknown preset 'dsfl'. Did you mean 'ds_fl'?"),
+        (["run", "--engine", "flowr"], "unknown engine 'flowr'. Did you mean 'flower'?"),
+        (["run", "--name", "../x"], "--name must be a plain folder name"),
+        (["run", "--config", "none.toml"], "cannot read configuration 'none.toml'"),
+        (["run", "--set", "data=npz:none.npz"], "none.npz"),
+        (["resume", "nothing"], "no run 'nothing'"),
+        (["report", "nothing"], "no run 'nothing'"),
+        (["compare", "nothing"], "no run 'nothing'"),
+        (["config", "check", "--set", "quorum=2.0"], "quorum = 2.0"),
+        (["parts", "aggregat"], "Did you mean 'aggregate'?"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(words, sentence, tmp_path):
+    done = fedkd(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error ")
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_name_that_is_taken_is_not_overwritten(finished):
+    folder, _ = finished
+    done = fedkd("run", "--name", "small", cwd=folder)
+    assert done.returncode == 2
+    assert "exists already" in done.stderr
+
+
+def test_config_show_prints_toml_with_origins(tmp_path):
+    done = fedkd("config", "show", "--preset", "tally", "--set", "rounds=9", cwd=tmp_path, check=True)
+    assert "rounds           = 9  # --set" in done.stdout
+    assert 'aggregate        = "vote"  # preset tally' in done.stdout
+
+
+def test_config_check_accepts_what_is_right(tmp_path):
+    assert "valid" in fedkd("config", "check", "--set", "rounds=9", cwd=tmp_path, check=True).stdout
+
+
+def test_parts_lists_every_registry(tmp_path):
+    text = fedkd("parts", cwd=tmp_path, check=True).stdout
+    assert "trimmed_mean(trim=0.2)" in text
+    assert "dirichlet(" in text
+
+
+def test_doctor_says_what_is_here(tmp_path):
+    done = fedkd("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "torch" in done.stdout
+    assert "flwr" in done.stdout
+
+
+def journal(run):
+    """What must be equal in two runs: everything but time."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: row[key] for key in ("round", "metrics", "clients")} for row in rows]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_run_that_was_stopped_resumes_to_the_same_bits(finished, number, code, tmp_path):
+    folder, _ = finished
+    words = ["run", *SMALL, "--set", "rounds=4", "--name", "run"]
+    assert fedkd(*words, cwd=tmp_path).returncode == 0
+    (tmp_path / "runs" / "run").rename(tmp_path / "runs" / "whole")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedkd", *words], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, bufsize=1,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:  # the line of round 2 says that two rounds are saved
+        if line.strip().startswith("2 "):
+            break
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    if number == signal.SIGINT:
+        assert "continue with: fedkd resume run" in errors
+    done = fedkd("resume", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert journal(tmp_path / "runs" / "run") == journal(tmp_path / "runs" / "whole")
+    student = "student.safetensors"
+    assert (tmp_path / "runs/run" / student).read_bytes() == (tmp_path / "runs/whole" / student).read_bytes()

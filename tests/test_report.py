@@ -1,0 +1,410 @@
+import json
+import math
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from fedkd.errors import DataError
+from fedkd.records import RoundReport
+from fedkd.report import Run, read_run, render, write_report
+
+PANELS = "accuracy bytes clients presence latency seconds reliability confusion loss entropy released provenance".split()
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _round(r, *, clients=8, up=8000, word=""):
+    status = ["answered", "answered", "late", "silent", "failed"]
+    rows = {
+        str(k): {
+            "status": status[(k + r) % 5], "bytes_up": up, "bytes_down": 900, "local": 0.3 + 0.05 * (k % 8),
+            "error": f"soft labels must be finite{word}" if (k + r) % 5 == 4 else None,
+        }
+        for k in range(clients)
+    }  # fmt: skip
+    metrics = {
+        "student": 0.879, "ensemble": 0.883, "student_nll": 0.41, "student_ece": 0.032, "teacher_nll": 0.5,
+        "teacher_ece": 0.071, "teacher_entropy": 1.5 / r, "local_mean": 0.546, "local_best": 0.781, "local_worst": 0.31,
+        "coverage": 1.0, "bytes_up": float(up * clients), "bytes_down": 900.0 * clients,
+    }  # fmt: skip
+    seconds = {"clients": 3.0, "aggregate": 0.02, "distill": 1.2, "evaluate": 0.3}
+    return {"round": r, "metrics": metrics, "clients": rows, "seconds": seconds,
+            "latency": {str(k): 0.1 * (k + 1) for k in range(clients)}}  # fmt: skip
+
+
+def _summary(*, clients=8, classes=10, word=""):
+    bins = [{"confidence": 0.1 * b + 0.05, "accuracy": 0.09 * b, "count": 10 * b} for b in range(10)]
+    return {
+        "name": f"digits-001{word}",
+        "finished": True,
+        "config": {"aggregate": f"mean{word}", "rounds": 3, "seed": 7},
+        "provenance": {"fedkd": "0.1.0", "seed": 7, "transfer_sha256": "9b1c", "command": f"fedkd run --set seed=7{word}"},
+        "data": {"name": f"digits{word}", "license": "CC BY 4.0", "classes": classes, "private": 1037, "transfer": 400,
+                 "class_names": [f"class {i}{word}" for i in range(classes)], "test": 360, "clients": clients},
+        "scoreboard": {"student": 0.879, "ensemble": 0.883, "local_mean": 0.546, "local_best": 0.781,
+                       "local_worst": 0.31, "pooled": 0.977, "bytes_up_per_client": 8000.0, "bytes_down_per_client": 900.0,
+                       "fedavg": {"possible": False, "why": f"4 different architectures{word}",
+                                  "bytes_per_client_round": None}},
+        "clients": {str(k): {"architecture": f"cnn{word}", "before": 0.5, "after": 0.7} for k in range(clients)},
+        "reliability": {"student": bins, "teacher": bins},
+        "confusion": [[50 if i == j else (i + j) % 3 for j in range(classes)] for i in range(classes)],
+        "released": [{"what": f"soft labels{word}", "form": "float16, 400 x 10", "bytes": 8000, "to": "server"}],
+        "privacy": {"guarantee": "NONE", "epsilon": "infinite", "why": f"predictions can reveal who is in the data{word}"},
+        "warnings": [f"the student lags behind{word}"],
+    }  # fmt: skip
+
+
+def _write(path, rounds, summary=None):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rounds))
+    if summary is not None:
+        (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return _write(tmp_path / "digits-001", [_round(r) for r in (1, 2, 3)], _summary())
+
+
+def _page(path):
+    return write_report(path).read_text(encoding="utf-8")
+
+
+def _panel(page, name):
+    return re.search(rf'<section class="card" id="{name}".*?</section>', page, re.S).group(0)
+
+
+class _Reader(HTMLParser):
+    """Collects tags, attributes and whether every tag was closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.open = set(), [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_every_panel_is_there_with_a_picture_and_its_numbers(run):
+    page = _page(run)
+    for name in PANELS:
+        panel = _panel(page, name)
+        if name not in ("released", "provenance"):
+            assert '<svg viewBox="0 0 400' in panel, name
+            assert 'aria-label="' in panel
+        assert "<table>" in panel, name
+    assert _Reader(page).open == []
+
+
+def test_the_verdict_says_what_the_student_is_worth(run):
+    page = _page(run)
+    assert "The student answers 87.9% of the test set correctly," in page
+    assert "33.3 points above the average client alone and 9.8 points above the best one." in page
+    assert "It is 9.8 points below a model trained on everyone&#39;s data in one place." in page
+    assert "Each client sent 8 kB a round; FedAvg is impossible here (4 different architectures)." in page
+    assert "10 classes · 1,037 private samples" in page.replace("</b>", "")
+
+
+def test_a_student_below_the_best_client_is_not_praised(run):
+    summary = _summary()
+    summary["scoreboard"] |= {"student": 0.7}
+    page = _page(_write(run, [_round(1)], summary))
+    assert "8.1 points below the best one." in page
+    assert "the best client is better off with its own model" in page
+    assert '<strong class="bad">' in page
+    summary["scoreboard"] |= {"student": 0.4}
+    assert "Distillation made things worse" in _page(_write(run, [_round(1)], summary))
+
+
+def test_fedavg_is_compared_with_what_was_sent_and_marked_where_one_round_would_be(run):
+    summary = _summary()
+    summary["scoreboard"]["fedavg"] = {"possible": True, "why": "float32", "bytes_per_client_round": 87_360}
+    page = _page(_write(run, [_round(1)], summary))
+    assert "FedAvg would send 87.4 kB, 11 times as much." in page
+    assert "one FedAvg round: 1.4 MB" in _panel(page, "bytes")  # 8 clients, down and up
+    assert "The whole run moved 71.2 kB" in _panel(page, "bytes")
+
+
+def test_no_privacy_is_said_loudly(run):
+    page = _page(run)
+    assert re.search(r'class="banner" id="privacy".*?<strong>privacy: NONE</strong>', page, re.S)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {},
+        {"guarantee": "DP", "epsilon": "infinite"},
+        {"guarantee": "DP", "epsilon": 1.0},
+        {"guarantee": "DP", "epsilon": 1.0, "delta": 1e-5, "unit": "example"},
+        {"guarantee": "DP", "epsilon": -1.0, "delta": 1e-5, "unit": "example", "neighbors": "add or remove"},
+        {"guarantee": "NO PRIVACY (seeded)", "epsilon": 1.0, "delta": 1e-5, "unit": "example", "neighbors": "zero-out"},
+    ],
+)
+def test_privacy_that_is_not_stated_in_full_is_an_alarm(run, claim):
+    page = _page(_write(run, [_round(1)], _summary() | {"privacy": claim}))
+    assert 'class="banner" id="privacy"' in page
+    assert re.search("privacy: NO", page)
+
+
+def test_a_guarantee_stated_in_full_is_printed_with_all_its_parts(run):
+    claim = {"guarantee": "DP-SGD", "epsilon": 3.0, "delta": 1e-5, "unit": "one example", "neighbors": "add or remove"}
+    page = _page(_write(run, [_round(1)], _summary() | {"privacy": claim}))
+    assert "privacy: DP-SGD, epsilon 3" in page
+    assert "delta 1e-05, unit: one example, neighbors: add or remove" in page
+    assert 'class="banner calm"' in page
+
+
+def test_an_unfinished_run_is_reported_from_its_rounds_alone(tmp_path):
+    page = _page(_write(tmp_path / "demo", [_round(1), _round(2)]))
+    assert ">unfinished<" in page
+    assert "what follows covers 2 rounds" in page
+    assert "The student answers 87.9%" in page
+    assert "privacy: NONE" in page
+    for name in PANELS:
+        _panel(page, name)
+
+
+def test_an_unfinished_run_shows_the_configuration_it_was_started_with(tmp_path):
+    path = _write(tmp_path / "demo", [_round(1)])
+    (path / "config.toml").write_text('seed = 7  # --set\naggregate = "era(temperature=0.1)"  # preset ds_fl\n')
+    assert "# preset ds_fl" in _page(path)
+    assert read_run(path).config["seed"] == 7
+
+
+def test_statuses_are_counted_for_each_client(run):
+    panel = _panel(_page(run), "presence")
+    assert "Who answered, and when? 8 of 24 answers came in time." in panel
+    assert '<th scope="row">1</th><td>3</td><td>0</td><td>1</td><td>1</td><td>1</td>' in panel
+    assert "soft labels must be finite" in panel
+
+
+def test_numbers_behind_the_pictures_are_formatted(run):
+    page = _page(run)
+    assert '<th scope="row">2</th><td>87.9%</td><td>88.3%</td><td>54.6%</td><td>78.1%</td><td>31.0%</td>' in page
+    assert "<td>142 kB</td><td>64 kB</td><td>7.2 kB</td>" in _panel(page, "bytes")
+    assert "student, ECE 0.032" in _panel(page, "reliability")
+    assert "1.50 in round 1, 0.50 in round 3" in _panel(page, "entropy")
+    assert "13.6 s in all, 66.4% of it" in _panel(page, "seconds")
+    assert "<td>+20.0</td>" in _panel(page, "clients")
+    assert "fedkd run --set seed=7" in _panel(page, "provenance")
+
+
+def test_nulls_everywhere_do_not_crash(tmp_path):
+    def emptied(value):
+        if isinstance(value, dict):
+            return {key: emptied(v) for key, v in value.items()}
+        return value if isinstance(value, int) and value in (1, 2, 3) else None
+
+    rounds = [emptied(_round(r)) | {"round": r} for r in (1, 2, 3)]
+    page = _page(_write(tmp_path / "nulls", rounds, emptied(_summary())))
+    assert "accuracy is not known in this run" in page
+    assert page.count("Not known in this run.") >= 8
+    assert "None" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+    bare = _page(_write(tmp_path / "bare", [{"round": 1}], {}))
+    assert "None" not in re.sub(r"<style>.*?</style>", "", bare, flags=re.S)
+
+
+words = st.text(max_size=20)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), words),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # pages are slow
+@given(st.data())
+def test_whatever_stands_in_the_files_the_page_is_made_and_holds_no_markup_of_the_run(data):
+    def spoiled(table):
+        table = dict(table)
+        for key in data.draw(st.lists(st.sampled_from(sorted(table)), max_size=4)):
+            table[key] = data.draw(values)
+        return table
+
+    summary = spoiled(_summary())
+    for key, value in list(summary.items()):
+        if isinstance(value, dict) and value and data.draw(st.booleans()):
+            summary[key] = spoiled(value)
+    line = _round(1)
+    line["metrics"], line["seconds"] = spoiled(line["metrics"]), spoiled(line["seconds"])
+    line["clients"]["0"], line["latency"] = spoiled(line["clients"]["0"]), spoiled(line["latency"])
+    page = render(Run(Path("run"), [RoundReport(**line)], summary))
+    assert "script" not in _Reader(page).tags
+    assert not re.search(r'="[^"]*\bnan\b', page)
+
+
+def test_names_from_a_run_are_escaped(tmp_path):
+    evil = "<script>alert('x')</script>\"><img src=http://x>"
+    page = _page(_write(tmp_path / "evil", [_round(r, word=evil) for r in (1, 2)], _summary(word=evil)))
+    tags = _Reader(page).tags
+    assert not tags & {"script", "img", "iframe", "object", "embed", "audio", "video"}
+    assert "&lt;script&gt;" in page
+
+
+def test_the_page_loads_nothing(run):
+    reader = _Reader(_page(run))
+    for name, value in reader.attributes:
+        assert name not in ("src", "srcset", "action", "poster") and not name.startswith("on")
+        assert name not in ("href", "xlink:href") or value == "data:,"
+    page = _page(run)
+    assert "url(" not in page and "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_a_page_of_100_clients_100_rounds_and_100_classes_stays_below_300_kb(tmp_path):
+    word = " & a name that is not short"
+    rounds = [_round(r, clients=100, word=word) for r in range(1, 101)]
+    path = write_report(_write(tmp_path / "big", rounds, _summary(clients=100, classes=100, word=word)))
+    assert path.stat().st_size < 300_000
+    page = path.read_text()
+    assert "of 100" in _panel(page, "clients")
+    assert "Each column covers 4 rounds and shows the worst of them" in _panel(page, "presence")
+    assert "the last row and column gather the other 81" in _panel(page, "confusion")
+
+
+def test_a_thousand_rounds_are_thinned_and_the_page_says_so(tmp_path):
+    path = write_report(_write(tmp_path / "long", [_round(r, clients=3) for r in range(1, 1001)], _summary(clients=3)))
+    assert path.stat().st_size < 300_000
+    assert "Shown: 100 of 1000 rows, evenly spread." in path.read_text()
+
+
+def test_gathering_classes_keeps_every_count(tmp_path):
+    path = _write(tmp_path / "many", [_round(1)], _summary(classes=30))
+    total = sum(map(sum, _summary(classes=30)["confusion"]))
+    assert f"of {total:,} answers are right" in _page(path)
+
+
+def test_the_same_run_gives_the_same_page(run):
+    assert _page(run) == _page(run)
+
+
+def test_a_torn_last_line_is_left_out_with_a_note(run):
+    with open(run / "metrics.jsonl", "a") as stream:
+        stream.write(json.dumps(_round(4))[:200])
+    assert [r.round for r in read_run(run).rounds] == [1, 2, 3]
+    assert "The last line of metrics.jsonl (line 4) is torn and was left out." in _page(run)
+
+
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:90], lines[2]]) + "\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl' line 2 is damaged"):
+        read_run(run)
+
+
+def test_the_later_line_of_a_round_counts(run):
+    with open(run / "metrics.jsonl", "a") as stream:
+        stream.write(json.dumps(_round(3) | {"metrics": {"student": 0.5}}) + "\n")
+    read = read_run(run)
+    assert [r.round for r in read.rounds] == [1, 2, 3]
+    assert read.last("student") == 0.5
+    assert "round 3 more than once" in read.notes[0]
+
+
+def test_a_damaged_summary_is_left_out_with_a_note(run):
+    (run / "summary.json").write_text('{"name": "dig')
+    page = _page(run)
+    assert "summary.json is damaged and was left out" in page
+    assert ">unfinished<" in page
+
+
+def test_errors_name_the_nearest_run(run):
+    with pytest.raises(DataError, match=r"there is no run directory '.*digits-01'\. Did you mean 'digits-001'\?"):
+        write_report(run.parent / "digits-01")
+    with pytest.raises(DataError, match=r"is a file, expected a run directory\. Give its directory"):
+        write_report(run / "metrics.jsonl")
+    (run.parent / "digits-0").mkdir()
+    with pytest.raises(DataError, match=r"is no run directory: it has no metrics\.jsonl\. Did you mean"):
+        write_report(run.parent / "digits-0")
+
+
+def test_a_run_without_a_finished_round_is_an_error_in_one_line(tmp_path):
+    path = _write(tmp_path / "new", [])
+    (path / "config.toml").write_text("seed = 1\n")
+    with pytest.raises(DataError, match="has no finished round in metrics.jsonl") as error:
+        write_report(path)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_of_a_round_are_the_sum_over_clients_where_no_total_is_known(tmp_path):
+    line = _round(1)
+    line["metrics"] |= {"bytes_up": None, "bytes_down": None}
+    assert read_run(_write(tmp_path / "sum", [line])).traffic() == [8 * 8900]
+
+
+def test_reading_and_reporting_import_no_heavy_library(run):
+    code = (
+        "import sys; from pathlib import Path; from fedkd.report import write_report; write_report(Path(sys.argv[1]));"
+        "print([m for m in ('torch', 'flwr', 'sklearn', 'torchvision', 'opacus') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _pixels(png):
+    """Return width, height and the unfiltered rows of a PNG, with the standard library alone."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, data = 8, b""
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        chunk = png[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, height = struct.unpack(">II", chunk[:8])
+        data += chunk if kind == b"IDAT" else b""
+        at += 12 + length
+    return width, height, zlib.decompress(data)
+
+
+def _browse(folder, page, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--allow-file-access-from-files", *options, page.as_uri()]
+    environment = {**os.environ, "HOME": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True, env=environment).stdout
+
+
+@pytest.mark.chromium
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary found")
+def test_a_browser_shows_the_page_on_a_desktop_and_on_a_phone(run, tmp_path):
+    page = write_report(run)
+    dom = _browse(tmp_path, page, "--dump-dom")
+    assert "The student answers 87.9% of the test set correctly," in dom
+    assert "privacy: NONE" in dom
+    # A window cannot be as narrow as a phone, a frame can; the script of the frame measures the page, which has none.
+    frame = tmp_path / "phone.html"
+    frame.write_text(
+        f"<body style='margin:0'><iframe src='{page.as_uri()}' style='border:0;width:360px;height:2000px' "
+        "onload=\"const d=this.contentDocument.documentElement;document.title=d.scrollWidth+'/'+d.clientWidth\"></iframe>"
+    )
+    measured = re.search(r"<title>(\d+)/(\d+)</title>", _browse(tmp_path, frame, "--dump-dom"))
+    assert measured and measured.group(1) == measured.group(2) == "360"  # no scrolling sideways
+    for target, window in ((page, "1200,2000"), (frame, "500,2000")):
+        picture = tmp_path / "picture.png"
+        _browse(tmp_path, target, f"--screenshot={picture}", f"--window-size={window}")
+        width, height, rows = _pixels(picture.read_bytes())
+        assert (width, height) == tuple(map(int, window.split(",")))
+        stride = len(rows) // height
+        lines = [rows[i * stride + 1 : (i + 1) * stride] for i in range(height)]  # filtered rows: blank ones are all alike
+        assert len(set(lines)) > height / 5
+        assert math.isclose(len(rows), height * stride)

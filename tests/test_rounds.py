@@ -1,0 +1,350 @@
+"""The round loop on a network of our own making, where everything that can go wrong does."""
+
+import errno
+import itertools
+
+import numpy as np
+import pytest
+
+from fedkd import rounds
+from fedkd.codec import decode_query, encode_release
+from fedkd.config import Config
+from fedkd.dataset import fingerprint
+from fedkd.errors import CheckpointError, QuorumError
+from fedkd.records import Release, TransferSet
+from fedkd.rounds import Evaluation, Loop, Reply
+from fedkd.softlabels import one_hot
+
+ROWS, CLASSES = 12, 3
+INPUTS = np.linspace(0, 1, ROWS * 2, dtype=np.float32).reshape(ROWS, 2)
+TRANSFER = TransferSet(INPUTS, fingerprint(INPUTS))
+TRUTH = np.arange(ROWS) % CLASSES
+
+
+class Student:
+    """Remembers the mean of the teachers it saw: enough to see what it was taught."""
+
+    architecture, parameters = "mean", 0
+
+    def __init__(self):
+        self.seen = np.zeros((ROWS, CLASSES), np.float32)
+        self.lessons = 0
+
+    def distill(self, x, p, *, w, rng):
+        rows = [int(np.flatnonzero((INPUTS == row).all(axis=1))[0]) for row in x]
+        self.seen = self.seen.copy()
+        self.seen[rows] += p * np.float32(rng.uniform(0.9, 1.1))
+        self.lessons += 1
+
+    def predict(self, x):
+        total = self.seen.sum(axis=1, keepdims=True)
+        return np.where(total > 0, self.seen / np.maximum(total, 1e-9), np.float32(1 / CLASSES)).astype(np.float32)
+
+    def state(self):
+        return {"seen": self.seen, "lessons": np.array(self.lessons)}
+
+    def load(self, state):
+        self.seen, self.lessons = state["seen"], int(state["lessons"])
+
+
+def truthful(query, client):
+    """The ballot of an honest client: mostly right, a little different for each client and round."""
+    p = 0.7 * one_hot(TRUTH[query.indices], CLASSES) + 0.1
+    p[:, client % CLASSES] += 0.01 * query.round
+    return Release((p / p.sum(axis=1, keepdims=True)).astype(np.float32), np.ones(len(p), np.float32))
+
+
+class Network:
+    """Clients by behavior: a function ``(query, client) -> Release, bytes, exception, or None for silence``."""
+
+    def __init__(self, *behaviors, order=None, delays=()):
+        self.behaviors, self.order, self.delays = behaviors, order, dict(delays)
+        self.waiting, self.frames = [], []
+
+    def ask(self, round_, frame):
+        self.frames.append(frame)
+        query = decode_query(frame, TRANSFER.fingerprint, ROWS)
+        for client in self.order or range(len(self.behaviors)):
+            try:
+                made = self.behaviors[client](query, client)
+            except RuntimeError as error:
+                self.waiting.append((round_, Reply(round_, str(client), None, str(error), None, 9, 0.1, str(client))))
+                continue
+            for one in made if isinstance(made, list) else [made]:
+                if one is not None:
+                    sent = one if isinstance(one, bytes) else encode_release(one, query, client)
+                    due = round_ + self.delays.get((client, round_), 0)
+                    self.waiting.append((due, Reply(round_, str(client), sent, None, 0.5, len(sent), 0.1, str(client))))
+        self.now = round_
+        return {str(client): len(frame) for client in range(len(self.behaviors))}
+
+    def open(self, round_):
+        return sum(1 for _, reply in self.waiting if reply.round == round_) + sum(
+            behavior is silent for behavior in self.behaviors
+        )
+
+    def poll(self, timeout):
+        here = [reply for due, reply in self.waiting if due <= self.now]
+        self.waiting = [(due, reply) for due, reply in self.waiting if due > self.now]
+        if not here:
+            CLOCK.forward(timeout)
+        return here
+
+
+def silent(query, client):
+    return None
+
+
+class FakeTime:
+    """Time that passes only when the loop waits: a deadline is tested in no time at all."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def forward(self, seconds):
+        self.now += seconds
+
+
+CLOCK = FakeTime()
+
+
+@pytest.fixture(autouse=True)
+def _fake_time(monkeypatch):
+    monkeypatch.setattr(rounds, "time", CLOCK)
+
+
+def settings(**keys):
+    base = {"rounds": 2, "expertise": "uniform", "release": "float32", "broadcast": "float32", "deadline": 10.0, "grace": 10.0}
+    return Config(**{**base, **keys})
+
+
+def loop(config=None, *, checkpoint=None, observe=lambda event, facts: None):
+    evaluation = Evaluation((INPUTS, TRUTH), TRUTH)
+    return Loop(
+        config or settings(), TRANSFER, CLASSES, Student(), evaluation=evaluation, checkpoint=checkpoint, observe=observe
+    )
+
+
+def without_time(reports):
+    return [(r.round, r.metrics, r.clients) for r in reports]
+
+
+def test_honest_clients_teach_the_student_the_truth():
+    this = loop()
+    reports = this.run(Network(truthful, truthful, truthful))
+    assert [r.round for r in reports] == [1, 2]
+    assert reports[-1].metrics["student"] == reports[-1].metrics["ensemble"] == 1.0
+    assert this.student.lessons == 2
+
+
+def test_the_teacher_of_a_round_goes_back_with_the_next_query_and_not_before():
+    net = Network(truthful, truthful)
+    loop().run(net)
+    first, second = (decode_query(frame, TRANSFER.fingerprint, ROWS) for frame in net.frames)
+    assert first.feedback is None
+    assert second.feedback is not None
+    assert (second.feedback.p.argmax(axis=1) == TRUTH).all()
+
+
+def test_no_feedback_means_that_nothing_goes_back():
+    net = Network(truthful, truthful)
+    loop(settings(feedback="none")).run(net)
+    assert decode_query(net.frames[1], TRANSFER.fingerprint, ROWS).feedback is None
+
+
+def test_the_order_of_arrival_does_not_change_a_bit():
+    results = {str(without_time(loop().run(Network(truthful, truthful, truthful, order=order)))) for order in
+               itertools.permutations(range(3))}  # fmt: skip
+    assert len(results) == 1
+
+
+def test_a_client_that_raises_costs_only_itself():
+    def broken(query, client):
+        raise RuntimeError("out of memory")
+
+    reports = loop().run(Network(truthful, broken, truthful))
+    assert reports[0].clients["1"]["status"] == "failed"
+    assert reports[0].clients["1"]["error"] == "out of memory"
+    assert reports[0].metrics["answered"] == 2
+
+
+def test_hostile_bytes_cost_only_their_sender():
+    reports = loop().run(Network(truthful, lambda query, client: b"\x80\x04pickle", truthful))
+    assert reports[0].clients["1"]["status"] == "failed"
+    assert "frame" in reports[0].clients["1"]["error"]
+
+
+def test_nan_in_soft_labels_is_refused_and_the_round_goes_on():
+    def poisoned(query, client):
+        release = truthful(query, client)
+        release.p[0, 0] = np.nan
+        return release
+
+    reports = loop().run(Network(truthful, poisoned, truthful))
+    assert "not distributions" in reports[0].clients["1"]["error"]
+    assert reports[0].metrics["ensemble"] == 1.0
+
+
+def test_unnormalized_soft_labels_are_refused():
+    def logits(query, client):
+        release = truthful(query, client)
+        return Release(release.p * 3, release.w)
+
+    assert loop().run(Network(truthful, logits))[0].clients["1"]["status"] == "failed"
+
+
+def test_the_wrong_number_of_classes_is_refused():
+    def other(query, client):
+        wide = type(query)(query.round, query.indices, 4, query.fingerprint)
+        return encode_release(Release(np.full((ROWS, 4), 0.25, np.float32), np.ones(ROWS, np.float32)), wide, client)
+
+    assert "classes 4, expected 3" in loop().run(Network(truthful, other))[0].clients["1"]["error"]
+
+
+def test_a_client_with_another_transfer_set_is_told_so():
+    def stranger(query, client):
+        other = type(query)(query.round, query.indices, CLASSES, "ab" * 32)
+        return encode_release(truthful(query, client), other, client)
+
+    assert "another transfer set" in loop().run(Network(truthful, stranger))[0].clients["1"]["error"]
+
+
+def test_a_client_cannot_answer_in_the_name_of_another():
+    def thief(query, client):
+        return encode_release(truthful(query, client), query, 0)
+
+    report = loop().run(Network(truthful, thief))[0]
+    assert "in the name of client 0" in report.clients["1"]["error"]
+    assert report.clients["0"]["status"] == "answered"
+
+
+def test_a_second_answer_is_ignored():
+    def twice(query, client):
+        lie = Release(one_hot((TRUTH[query.indices] + 1) % CLASSES, CLASSES), np.full(len(query.indices), 9, np.float32))
+        return [truthful(query, client), lie]
+
+    assert loop().run(Network(twice, truthful))[0].metrics["ensemble"] == 1.0
+
+
+def test_a_silent_client_is_waited_for_until_the_deadline_and_no_longer():
+    before = CLOCK.now
+    reports = loop(settings(rounds=1)).run(Network(truthful, truthful, silent))
+    assert CLOCK.now - before == pytest.approx(10)
+    assert reports[0].clients["2"]["status"] == "silent"
+
+
+def test_after_the_quorum_only_the_grace_is_waited():
+    before = CLOCK.now
+    loop(settings(rounds=1, quorum=0.5, grace=3.0)).run(Network(truthful, truthful, silent))
+    assert CLOCK.now - before == pytest.approx(3)
+
+
+def test_a_missed_quorum_stops_with_the_reasons_and_loses_nothing(tmp_path):
+    failing = iter([False, False, True, True])
+
+    def moody(query, client):
+        if next(failing):
+            raise RuntimeError("disk on fire")
+        return truthful(query, client)
+
+    this = loop(settings(rounds=3, quorum=0.9), checkpoint=tmp_path / "c.safetensors")
+    this.step(net := Network(moody, moody))
+    with pytest.raises(QuorumError, match=r"round 2: 0 of 2 clients answered.*2 needed.*disk on fire"):
+        this.step(net)
+    again = loop(settings(rounds=3, quorum=0.9, resume=True, output="x"), checkpoint=tmp_path / "c.safetensors")
+    assert again.state.round == 1
+
+
+def test_zero_answers_are_a_clear_error():
+    with pytest.raises(QuorumError, match="0 of 2 clients answered"):
+        loop().run(Network(silent, silent))
+
+
+def test_a_late_answer_counts_in_the_next_round():
+    def once(query, client):
+        return truthful(query, client) if query.round == 1 else None
+
+    net = Network(truthful, once, delays={(1, 1): 1})
+    reports = loop(settings(rounds=2)).run(net)
+    assert reports[0].clients["1"]["status"] == "silent"
+    assert reports[1].clients["1"]["status"] == "late"
+
+
+def test_a_late_answer_is_dropped_where_late_is_off_or_a_fresh_one_is_there():
+    net = Network(truthful, truthful, delays={(1, 1): 1})
+    reports = loop(settings(late=False)).run(net)
+    assert reports[1].clients["1"]["status"] == "answered"
+    net = Network(truthful, truthful, delays={(1, 1): 1})
+    assert without_time(loop(settings(late=True)).run(net))[1] == without_time(reports)[1]
+
+
+def test_a_late_answer_only_counts_on_the_rows_it_knows():
+    release = Release(np.eye(3, dtype=np.float32), np.ones(3, np.float32))
+    moved = rounds._onto(np.array([1, 4, 5]), np.array([0, 4, 7]), release)
+    assert moved.w.tolist() == [0, 1, 0]
+    assert moved.p[1].tolist() == [0, 1, 0]
+
+
+def test_stop_and_resume_equals_no_stop_bit_for_bit(tmp_path):
+    path = tmp_path / "c.safetensors"
+    whole = loop(settings(rounds=5))
+    expected = without_time(whole.run(Network(truthful, truthful, truthful)))
+
+    first = loop(settings(rounds=2), checkpoint=path)
+    first.run(Network(truthful, truthful, truthful))
+    second = loop(settings(rounds=5, resume=True, output="x"), checkpoint=path)
+    assert without_time(second.run(Network(truthful, truthful, truthful))) == expected
+    assert second.student.seen.tobytes() == whole.student.seen.tobytes()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    loop(settings(rounds=1), checkpoint=path).run(Network(truthful, truthful))
+    with pytest.raises(CheckpointError, match="another configuration"):
+        loop(settings(seed=1, resume=True, output="x"), checkpoint=path)
+
+
+def test_a_corrupt_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    loop(settings(rounds=1), checkpoint=path).run(Network(truthful, truthful))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="damaged"):
+        loop(settings(resume=True, output="x"), checkpoint=path)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_state_of_the_round_before(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    this = loop(settings(rounds=3), checkpoint=path)
+    net = Network(truthful, truthful)
+    this.step(net)
+    kept, saved = this.student.seen.copy(), path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fedkd.files.os.fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*checkpoint of round 1 is whole.*fedkd resume"):
+        this.step(net)
+    assert path.read_bytes() == saved
+    assert list(tmp_path.iterdir()) == [path]
+    assert this.state.round == 1
+    assert (this.student.seen == kept).all()
+
+
+def test_only_the_asked_rows_are_taught():
+    this = loop(settings(rounds=1, select="uniform(size=5)"))
+    this.run(Network(truthful, truthful))
+    assert (this.student.seen.sum(axis=1) > 0).sum() == 5
+    assert this.state.asked.sum() == 5
+
+
+def test_bytes_are_those_of_the_frames():
+    net = Network(truthful, truthful)
+    report = loop(settings(rounds=1)).run(net)[0]
+    assert report.metrics["bytes_down"] == 2 * len(net.frames[0])
+    assert report.clients["0"]["bytes_up"] == 36 + 2 + ROWS * CLASSES * 4
