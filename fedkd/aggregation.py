@@ -8,7 +8,7 @@ gives the same result on a chunk of rows as on all of them, which is how :func:`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,9 +43,10 @@ def log_mean(p: Array, w: Array) -> Array:
 
     One client that excludes a class (p near 0) vetoes it, so it suits confident and calibrated clients.
     """
-    log_p = np.log(np.maximum(_heard(p, w, 1.0), TINY))
-    total = w.sum(axis=0)[:, None]
-    z = np.divide(_pool(log_p, w), total, out=np.zeros_like(log_p[0]), where=total > 0)
+    w = _relative(w, p.dtype)
+    log_p = np.log(np.ascontiguousarray(np.maximum(_heard(p, w, 1.0), TINY)))
+    total = np.cumsum(w, axis=0)[-1][:, None]  # a plain sum pairs up its terms otherwise when there is one row only
+    z = np.divide(_pool(log_p, w), total, out=np.zeros(p.shape[1:], p.dtype), where=total > 0)
     return np.where(total > 0, softmax(z), np.nan).astype(p.dtype, copy=False)
 
 
@@ -67,10 +68,7 @@ def median(p: Array, w: Array) -> Array:
     Where it is zero in every class (three different one-hot ballots, say) the mean stands in: all-zero would read as
     silence. That fallback only happens where no class has a majority.
     """
-    q = _heard(p, w, 0.0)
-    order = np.argsort(q, axis=0, kind="stable")
-    values = np.take_along_axis(q, order, axis=0)
-    weights = np.take_along_axis(np.broadcast_to(w[..., None], q.shape), order, axis=0)
+    values, weights = _ranked(p, w)
     share = np.cumsum(weights, axis=0)
     half = share[-1:] / 2
     low = np.take_along_axis(values, (share >= half * (1 - 1e-6)).argmax(axis=0)[None], axis=0)[0]
@@ -88,10 +86,7 @@ def trimmed_mean(p: Array, w: Array, *, trim: float = 0.2) -> Array:
     """
     if not 0 <= trim < 0.5:
         raise SpecError(f"aggregator 'trimmed_mean': 'trim' must be in [0, 0.5), got {trim}.")
-    q = _heard(p, w, 0.0)
-    order = np.argsort(q, axis=0, kind="stable")
-    values = np.take_along_axis(q, order, axis=0)
-    weights = np.take_along_axis(np.broadcast_to(w[..., None], q.shape), order, axis=0)
+    values, weights = _ranked(p, w)
     upper = np.cumsum(weights, axis=0)
     total = upper[-1:]
     kept = np.minimum(upper, total * (1 - trim)) - np.maximum(upper - weights, total * trim)
@@ -119,8 +114,23 @@ def _heard(p: Array, w: Array, silence: float) -> Array:
     return p if w.all() else np.where(w[..., None] > 0, p, np.asarray(silence, p.dtype))
 
 
+def _relative(w: Array, dtype: Any) -> Array:
+    """Divide extreme weights by the largest of their row: only ratios count, and a sum must not overflow or vanish."""
+    top = w.max(axis=0)
+    extreme = (top > 0) & ((top < 1e-25) | (top > 1e25))
+    return np.asarray((w / np.where(extreme, top, 1) if extreme.any() else w).astype(dtype, copy=False))
+
+
+def _ranked(p: Array, w: Array) -> tuple[Array, Array]:
+    """Return the ballots (K, M, C) of each coordinate in ascending order, and their weights alike."""
+    q = _heard(p, w, 0.0)
+    order = np.argsort(q, axis=0, kind="stable")
+    weights = np.broadcast_to(_relative(w, p.dtype)[..., None], q.shape)
+    return np.take_along_axis(q, order, axis=0), np.take_along_axis(weights, order, axis=0)
+
+
 def _pool(p: Array, w: Array) -> Array:
-    return np.asarray(np.einsum("kmc,km->mc", _heard(p, w, 0.0), w.astype(p.dtype, copy=False)))
+    return np.asarray(np.einsum("kmc,km->mc", _heard(p, w, 0.0), _relative(w, p.dtype)))
 
 
 def _or_mean(center: Array, p: Array, w: Array) -> Array:

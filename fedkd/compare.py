@@ -66,9 +66,7 @@ class Comparison:
     def table(self) -> Table:
         """Return the scoreboard for a terminal, at most 100 columns wide; the best student is bold."""
         differing = self.settings()
-        table = Table(
-            box=SIMPLE_HEAD, pad_edge=False, padding=0, caption=_caption(self), caption_justify="left"
-        )
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0, caption=_caption(self), caption_justify="left")
         table.add_column("run", max_width=20, overflow="fold")
         for head in ("rounds", "student", "ensem", "local", "best", "moved", "privacy"):
             table.add_column(head, justify="right", no_wrap=True, max_width=8)

@@ -76,7 +76,7 @@ def idx_set(top: Path, digests: Sequence[str]) -> Parts:
             raise DataError(f"{top / name} is missing")
         content = _idx_bytes(source)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise DataError(f"{source} does not match its checksum: it is damaged or another data set of the same format")
+            raise DataError(f"{source} does not match its checksum: damaged, or another data set")
         arrays.append(idx(content, str(source)))
     x, y, x_test, y_test = arrays
     return Part(x[:, None], y), Part(x_test[:, None], y_test)
@@ -156,7 +156,7 @@ def npz_set(path: Path) -> Parts:
 
 
 def as_rows(x: Array, what: str) -> Array:
-    """Return ``x`` as uint8 or float32 rows, images channels first: (N, H, W) gets a channel, (N, H, W, 3) is turned."""
+    """Return ``x`` as uint8 or float32 rows, images channels first: (N, H, W) gets C = 1, (N, H, W, 3) is turned."""
     if x.ndim < 2 or x.dtype.kind not in "iufb":
         raise DataError(f"{what} must be numbers of shape (N, d), (N, H, W) or (N, C, H, W), got {x.dtype} {x.shape}")
     if x.ndim == 3:
@@ -311,12 +311,13 @@ def _images(column: Any, what: str) -> Array:
     """Return encoded images, or nested lists of numbers, as rows."""
     import pyarrow as pa
 
-    if pa.types.is_struct(column.type) and "bytes" in {column.type.field(i).name for i in range(column.type.num_fields)}:
-        column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks], type=None)
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks], column.type.field("bytes").type)
     if column.null_count:
         raise DataError(f"{what}: {column.null_count} of {len(column)} images are missing (only file names are stored)")
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        mode, rows = None, []
+        mode: str | None = None
+        rows: list[Array] = []
         for row, content in enumerate(column):
             a = _decode(io.BytesIO(content.as_py()), mode, f"{what}: image {row}")
             mode = mode or ("L" if a.shape[0] == 1 else "RGB")  # the first image decides for all

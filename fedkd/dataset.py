@@ -105,11 +105,11 @@ def labels_among(mine: Dataset, shared: Dataset) -> Array:
     federation's. Where both know the names, names decide; otherwise the numbers must be in range.
     """
     if mine.x.shape[1:] != shared.x.shape[1:]:
-        raise DataError(f"a row of {mine.name} has shape {mine.x.shape[1:]}, the federation's have {shared.x.shape[1:]}")
+        raise DataError(f"{mine.name} has rows of shape {mine.x.shape[1:]}, the federation {shared.x.shape[1:]}")
     if mine.class_names and shared.class_names:
         strange = sorted(set(mine.class_names) - set(shared.class_names))
         if strange:
-            raise DataError(f"{mine.name} has the class {strange[0]!r}; the federation's are {_listed(shared.class_names)}")
+            raise DataError(f"{mine.name} has the class {strange[0]!r}, not one of {_listed(shared.class_names)}")
         return np.array([shared.class_names.index(name) for name in mine.class_names], np.int64)[mine.y]
     if mine.classes > shared.classes:
         raise DataError(f"{mine.name} has the label {mine.classes - 1}; the federation has {shared.classes} classes")
@@ -162,7 +162,7 @@ def mnist(*, root: str = ROOT) -> Dataset:
 
 @dataset
 def fashion_mnist(*, root: str = ROOT) -> Dataset:
-    """Fashion-MNIST, 60,000 + 10,000 gray images of 28x28 pixels, 10 classes of clothes (Xiao et al., arXiv:1708.07747).
+    """Fashion-MNIST, 60,000 + 10,000 gray images of 28x28 pixels, 10 classes (Xiao et al., arXiv:1708.07747).
 
     Debian's package ``dataset-fashion-mnist`` is found by itself; otherwise it is looked for as ``mnist`` is.
     """
@@ -171,13 +171,13 @@ def fashion_mnist(*, root: str = ROOT) -> Dataset:
 
 @dataset
 def cifar10(*, root: str = ROOT) -> Dataset:
-    """CIFAR-10, 50,000 + 10,000 color images of 32x32 pixels, 10 classes, from torchvision's files (Krizhevsky, 2009)."""
+    """CIFAR-10, 50,000 + 10,000 color images of 32x32 pixels, 10 classes, from its Python files (Krizhevsky, 2009)."""
     return _cifar("cifar10", "CIFAR10", "cifar-10-batches-py", root)
 
 
 @dataset
 def cifar100(*, root: str = ROOT) -> Dataset:
-    """CIFAR-100, 50,000 + 10,000 color images of 32x32 pixels, 100 classes, from torchvision's files (Krizhevsky, 2009)."""
+    """CIFAR-100, 50,000 + 10,000 color images of 32x32 pixels, 100 classes, from its Python files (Krizhevsky, 2009)."""
     return _cifar("cifar100", "CIFAR100", "cifar-100-python", root)
 
 
@@ -232,8 +232,8 @@ def _idx_set(name: str, title: str, root: str, class_names: tuple[str, ...] = ()
     if found is None:
         debian = "install Debian's dataset-fashion-mnist, " if name == "fashion_mnist" else ""
         raise DataError(
-            f"{name} is not on this machine (looked in {root}, ${ROOT_VARIABLE} and {DEBIAN}): {debian}put its four idx "
-            f"files there, or allow a download: data = \"torchvision(name='{title}', download=True)\""
+            f"{name} is not on this machine (looked in {root}, ${ROOT_VARIABLE} and {DEBIAN}): {debian}put its four "
+            f"idx files there, or allow a download: data = \"torchvision(name='{title}', download=True)\""
         )
     train, test = data_files.idx_set(found, data_files.IDX_SHA256[name])
     report_name = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[name]
@@ -309,7 +309,7 @@ def _class_numbers(labels: Array, names: tuple[str, ...], what: str) -> Array:
     if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.floor(labels)).all():
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iub":
-        raise DataError(f"{what} must be class numbers 0, 1, 2 ... or names, got {labels.dtype} such as {labels[:1].tolist()}")
+        raise DataError(f"{what} must be class numbers or names, got {labels.dtype} such as {labels[:1].tolist()}")
     return labels.astype(np.int64)
 
 
@@ -324,7 +324,7 @@ def _checked(data: Dataset, spec: str) -> Dataset:
             raise DataError(f"data {spec!r}: a test row has shape {x.shape[1:]}, a train row {data.x.shape[1:]}")
         if x.dtype == np.float32 and not np.isfinite(x).all():
             bad = int((~np.isfinite(x).reshape(len(x), -1)).any(axis=1).sum())
-            raise DataError(f"data {spec!r}: {what}inputs must be finite, got NaN or infinity in {bad} of {len(x)} rows")
+            raise DataError(f"data {spec!r}: {what}inputs have NaN or infinity in {bad} of {len(x)} rows; they must be finite")
         if data.classes and len(x) != len(y):
             raise DataError(f"data {spec!r}: {len(x)} {what}inputs but {len(y)} labels")
         if len(y) and not 0 <= y.min() <= y.max() < min(data.classes, 100_000):

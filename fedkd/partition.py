@@ -43,6 +43,36 @@ def dirichlet(
 
 
 @partition
+def inner_dirichlet(
+    keys: Array, clients: int, rng: np.random.Generator, *, alpha: float = 0.3, size: int = 2000
+) -> list[Array]:
+    """Label skew at equal sizes: each client draws its own class mix from Dirichlet(alpha) and ``size`` rows by it.
+
+    A class that runs out is replaced by the client's other ones; rows that nobody draws stay unused. flwr-datasets has
+    it as InnerDirichletPartitioner.
+    """
+    _positive(alpha, "inner_dirichlet")
+    if size < 1 or clients * size > len(keys):
+        raise DataError(
+            f"partition 'inner_dirichlet': {clients} clients of size {size} need {clients * size} rows, "
+            f"the private data has {len(keys)}"
+        )
+    known = np.unique(keys)
+    pools = [list(_shuffled(np.flatnonzero(keys == label), rng)) for label in known]
+    parts = []
+    for _ in range(clients):
+        mix, mine = rng.dirichlet(np.full(len(known), alpha)), []
+        while len(mine) < size:
+            left = np.array([len(pool) for pool in pools])
+            chance = np.where(left > 0, np.maximum(mix, 1e-12), 0.0)
+            wanted = np.diff(np.rint(np.cumsum(chance / chance.sum()) * (size - len(mine))), prepend=0).astype(np.int64)
+            for pool, count in zip(pools, np.minimum(wanted, left), strict=True):
+                mine += [pool.pop() for _ in range(count)]
+        parts.append(np.sort(np.array(mine, np.int64)))
+    return parts
+
+
+@partition
 def classes(keys: Array, clients: int, rng: np.random.Generator, *, per_client: int = 2) -> list[Array]:
     """Everyone holds ``per_client`` classes, split evenly among their holders ("pathological", arXiv:1602.05629).
 
@@ -51,11 +81,11 @@ def classes(keys: Array, clients: int, rng: np.random.Generator, *, per_client: 
     """
     known = np.unique(keys)
     if not 1 <= per_client <= len(known):
-        raise DataError(f"partition 'classes': per_client must be in [1, {len(known)}], the classes there are; got {per_client}")
+        raise DataError(f"partition 'classes': per_client must be in [1, {len(known)}], got {per_client}")
     holders: list[list[int]] = [[] for _ in known]
     for client in range(clients):
         # The classes that fewest hold, ties at random: so counts never differ by more than one.
-        order = np.lexsort((rng.random(len(known)), [len(one) for one in holders]))
+        order = np.lexsort((rng.random(len(known)), np.array([len(one) for one in holders])))
         for c in order[:per_client]:
             holders[c].append(client)
     parts: list[list[Array]] = [[] for _ in range(clients)]

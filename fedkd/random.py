@@ -13,7 +13,8 @@ import numpy as np
 
 def derive(seed: int, *name: str | int) -> int:
     """Return a 64-bit seed for the stream ``name``, as in ``derive(0, "client", 7, "round", 3)``."""
-    text = repr((int(seed), *name)).encode()
+    plain = (str(part) if isinstance(part, str) else int(part) for part in name)  # numpy's own ints have another repr
+    text = repr((int(seed), *plain)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 

@@ -55,7 +55,7 @@ class Registry:
             if not options:
                 raise SpecError(f"{self.kind} {name!r} takes no option, got {spec!r}.")
             given = {next(iter(options)): given[""]}
-        for key in given.keys() - options.keys():
+        for key in sorted(given.keys() - options.keys()):
             takes = ", ".join(options) or "none"
             hint = did_you_mean(key, options)
             raise SpecError(f"{self.kind} {name!r} has no option {key!r}.{hint} It takes {takes}.")
@@ -88,8 +88,10 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         if isinstance(node, ast.Name):
             return node.id, {}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+            given = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
+            if len(given) == len(node.keywords):  # else an option came twice, or as **options
+                return node.func.id, given
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     raise SpecError(f"cannot read {spec!r}; write it like 'name' or 'name(option=value)'.")
 
@@ -136,6 +138,6 @@ def _typed(value: Any, annotation: Any, what: str) -> Any:
     kinds = [SCALARS[name] for name in names if name in SCALARS]
     if not kinds or type(value) in kinds:
         return value  # an option that is no scalar is checked by the part itself
-    if float in kinds and type(value) is int:
+    if float in kinds and type(value) is int and abs(value) < 2**1000:  # the largest float is just below 2**1024
         return float(value)
     raise SpecError(f"{what} must be {' or '.join(names)}, got {value!r}.")

@@ -242,7 +242,7 @@ def has_guarantee(run: Run) -> bool:
 
 def safe(text: str) -> Markup:
     """Mark the output of :mod:`fedkd.charts`, which escapes for itself, as markup."""
-    return Markup(text)  # noqa: S704
+    return Markup(text)
 
 
 def is_run_directory(path: Path) -> bool:
@@ -507,7 +507,7 @@ def _accuracy(run: Run) -> Panel:
         lines,
         title="Test accuracy over rounds",
         x_label="round",
-        y_label="test accuracy",
+        y_label="accuracy",
         x_format=_whole,
         y_limits=(0.0, 1.0),
         whole_x=True,
@@ -556,7 +556,7 @@ def _accuracy_by_bytes(run: Run, board: Mapping[str, Any]) -> Panel:
         lines,
         title="Test accuracy over bytes moved",
         x_label="bytes moved so far by all clients, up and down (log scale)",
-        y_label="test accuracy",
+        y_label="accuracy",
         x_format=size,
         y_limits=(0.0, 1.0),
         log_x=True,

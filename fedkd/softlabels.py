@@ -16,8 +16,7 @@ TINY = 1e-12  # the least probability whose logarithm is taken
 
 def softmax(z: Array, *, temperature: float = 1.0) -> Array:
     """Return the soft labels (..., C) of the logits ``z`` (..., C); T > 1 softens (Hinton et al., arXiv:1503.02531)."""
-    scaled = z / temperature
-    e = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    e = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
@@ -29,12 +28,15 @@ def normalize(p: Array) -> Array:
 
 def entropy(p: Array) -> Array:
     """Return the entropy (...,) of rows (..., C), in nats, in [0, ln C]."""
-    return np.asarray(-(p * np.log(np.maximum(p, TINY))).sum(axis=-1))
+    return np.asarray(np.maximum(-(p * np.log(np.maximum(p, TINY))).sum(axis=-1), 0))  # a sum of 1.0001 is no -0.0001
 
 
 def one_hot(labels: Array, classes: int, dtype: Any = np.float32) -> Array:
     """Return (..., C) rows with a one at each label."""
-    return np.eye(classes, dtype=dtype)[labels]
+    labels = np.asarray(labels)
+    p = np.zeros((*labels.shape, classes), dtype)
+    np.put_along_axis(p, labels[..., None].astype(np.int64), 1, axis=-1)
+    return p
 
 
 def check_soft_labels(p: Array, rows: int, classes: int, *, whose: str = "soft labels") -> Array:

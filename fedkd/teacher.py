@@ -6,7 +6,7 @@ import numpy as np
 
 from fedkd.errors import SpecError
 from fedkd.registry import Registry
-from fedkd.softlabels import TINY, Array, one_hot, softmax
+from fedkd.softlabels import Array, one_hot, softmax
 
 sharpener = Registry("sharpener")
 
@@ -25,15 +25,20 @@ def era(p: Array, *, temperature: float = 0.1) -> Array:
     """
     if temperature <= 0:
         raise SpecError(f"sharpener 'era': 'temperature' must be above 0, got {temperature}.")
-    return softmax(p, temperature=temperature)
+    return softmax(p, temperature=max(temperature, 1e-9))  # below that it is the argmax, and then 0 / 0
 
 
 @sharpener
 def power(p: Array, *, beta: float = 2.0) -> Array:
-    """p^beta, normalized (enhanced ERA of SCARLET, arXiv:2504.19602): beta 1 is the identity, infinity the argmax."""
+    """p^beta, normalized (enhanced ERA of SCARLET, arXiv:2504.19602): beta 1 is the identity, infinity the argmax.
+
+    A zero stays zero, and classes that tie stay tied.
+    """
     if beta <= 0:
         raise SpecError(f"sharpener 'power': 'beta' must be above 0, got {beta}.")
-    return softmax(np.log(np.maximum(p, TINY)), temperature=1 / beta)
+    # Relative to the largest, so that no power underflows everywhere; 1e9 is the argmax in single precision.
+    q = (p / p.max(axis=-1, keepdims=True)) ** min(beta, 1e9)
+    return np.asarray(q / q.sum(axis=-1, keepdims=True))
 
 
 @sharpener

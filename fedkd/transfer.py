@@ -29,7 +29,7 @@ def split(data: Dataset, rng: np.random.Generator, *, size: int = 400) -> tuple[
     """
     rows = len(data.x)
     if not 1 <= size < rows:
-        raise DataError(f"transfer 'split': size must be in [1, {rows - 1}], as {data.name} has {rows} train rows; got {size}")
+        raise DataError(f"transfer 'split': size must be in [1, {rows - 1}] for {rows} train rows, got {size}")
     order = np.argsort(rng.random(rows), kind="stable")
     return order[:size], np.sort(order[size:])
 
@@ -45,7 +45,7 @@ def check(spec: str) -> functools.partial[Any]:
 
 
 def is_cut(spec: str) -> bool:
-    """Return whether ``spec`` cuts the transfer set from the data, so that the clients have to do without these rows."""
+    """Return whether ``spec`` cuts the transfer set from the data, so that clients do without these rows."""
     return parse(spec)[0] in transfer.names()
 
 

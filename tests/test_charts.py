@@ -108,7 +108,12 @@ def test_the_band_of_a_single_round_is_a_bar():
 
 def test_the_mark_carries_its_label_and_widens_the_axis():
     svg = charts.line_chart(
-        [Line("student", [(1e3, 0.5), (1e4, 0.6)])], title="t", x_label="x", y_label="y", log_x=True, mark=(1e7, "FedAvg")
+        [Line("student", [(1e3, 0.5), (1e4, 0.6)])],
+        title="t",
+        x_label="x",
+        y_label="y",
+        log_x=True,
+        mark=(1e7, "FedAvg"),
     )
     assert "FedAvg" in _texts(svg)
     assert float(re.search(r'class="mark" d="M([\d.]+)', svg).group(1)) < charts.WIDTH
@@ -122,9 +127,7 @@ def test_a_dumbbell_tells_gains_from_losses_by_color_and_by_sign():
 
 def test_every_status_has_a_sign_besides_its_color():
     cells = [[f"st-{status}" for status in charts.STATUSES]]
-    svg = charts.grid_chart(
-        cells, title="t", rows=["0"], columns=list("1234"), x_label="x", y_label="y", glyphs=True
-    )
+    svg = charts.grid_chart(cells, title="t", rows=["0"], columns=list("1234"), x_label="x", y_label="y", glyphs=True)
     signs = {re.search(rf'g-{status}" d="([^"]+)"', svg).group(1) for status in charts.STATUSES}
     assert len({re.sub(r"[\d. -]+", "", sign) for sign in signs}) >= 3  # shapes, not only places
 

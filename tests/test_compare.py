@@ -22,7 +22,12 @@ def _run(path, scores, *, config=None, name=None, finished=True, up=8000.0):
     ]  # fmt: skip
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
-        summary = {"name": name or path.name, "finished": True, "config": config or {}, "scoreboard": {"student": scores[-1]}}
+        summary = {
+            "name": name or path.name,
+            "finished": True,
+            "config": config or {},
+            "scoreboard": {"student": scores[-1]},
+        }
         (path / "summary.json").write_text(json.dumps(summary))
     return path
 
@@ -31,7 +36,9 @@ def _run(path, scores, *, config=None, name=None, finished=True, up=8000.0):
 def runs(tmp_path):
     return [
         _run(tmp_path / "mean-001", [0.5, 0.81], config={"aggregate": "mean", "seed": 0, "output": "a"}),
-        _run(tmp_path / "era-001", [0.6, 0.874], config={"aggregate": "era(temperature=0.1)", "seed": 0, "output": "b"}),
+        _run(
+            tmp_path / "era-001", [0.6, 0.874], config={"aggregate": "era(temperature=0.1)", "seed": 0, "output": "b"}
+        ),
     ]
 
 
@@ -60,7 +67,12 @@ def test_the_best_student_is_found_and_the_first_of_equals_wins(runs, tmp_path):
 @pytest.mark.parametrize("width", [80, 100, 300])
 def test_the_table_is_never_wider_than_100_columns(tmp_path, width):
     paths = [
-        _run(tmp_path / f"{'long-' * 20}{i}", [0.5] * 3, up=999e9 * 3**i, config={f"key_{k}": "v" * 80 + str(i) for k in range(9)})
+        _run(
+            tmp_path / f"{'long-' * 20}{i}",
+            [0.5] * 3,
+            up=999e9 * 3**i,
+            config={f"key_{k}": "v" * 80 + str(i) for k in range(9)},
+        )
         for i in range(3)
     ]
     assert max(map(len, _printed(compare_runs(paths), width).rstrip("\n").splitlines())) <= min(width, 100)
@@ -103,7 +115,10 @@ def test_an_unfinished_run_and_a_torn_line_are_noted(tmp_path):
     with open(path / "metrics.jsonl", "a") as stream:
         stream.write('{"round": 3, "metr')
     comparison = compare_runs([path])
-    assert comparison.notes == ["demo is unfinished.", "demo: The last line of metrics.jsonl (line 3) is torn and was left out."]
+    assert comparison.notes == [
+        "demo is unfinished.",
+        "demo: The last line of metrics.jsonl (line 3) is torn and was left out.",
+    ]
     text = _printed(comparison)
     assert "2+" in text and "torn" in text
     assert "torn" in comparison.html()

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import re
 import shutil
@@ -18,7 +17,10 @@ from fedkd.errors import DataError
 from fedkd.records import RoundReport
 from fedkd.report import Run, read_run, render, write_report
 
-PANELS = "accuracy bytes clients presence latency seconds reliability confusion loss entropy released provenance".split()
+PANELS = [
+    "accuracy", "bytes", "clients", "presence", "latency", "seconds", "reliability", "confusion", "loss", "entropy",
+    "released", "provenance",
+]  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -47,18 +49,20 @@ def _summary(*, clients=8, classes=10, word=""):
         "name": f"digits-001{word}",
         "finished": True,
         "config": {"aggregate": f"mean{word}", "rounds": 3, "seed": 7},
-        "provenance": {"fedkd": "0.1.0", "seed": 7, "transfer_sha256": "9b1c", "command": f"fedkd run --set seed=7{word}"},
+        "provenance": {"fedkd": "0.1.0", "seed": 7, "transfer_sha256": "9b1c",
+                       "command": f"fedkd run --set seed=7{word}"},
         "data": {"name": f"digits{word}", "license": "CC BY 4.0", "classes": classes, "private": 1037, "transfer": 400,
                  "class_names": [f"class {i}{word}" for i in range(classes)], "test": 360, "clients": clients},
         "scoreboard": {"student": 0.879, "ensemble": 0.883, "local_mean": 0.546, "local_best": 0.781,
-                       "local_worst": 0.31, "pooled": 0.977, "bytes_up_per_client": 8000.0, "bytes_down_per_client": 900.0,
+                       "local_worst": 0.31, "pooled": 0.977, "bytes_up_per_client": 8000.0,
+                       "bytes_down_per_client": 900.0,
                        "fedavg": {"possible": False, "why": f"4 different architectures{word}",
                                   "bytes_per_client_round": None}},
         "clients": {str(k): {"architecture": f"cnn{word}", "before": 0.5, "after": 0.7} for k in range(clients)},
         "reliability": {"student": bins, "teacher": bins},
         "confusion": [[50 if i == j else (i + j) % 3 for j in range(classes)] for i in range(classes)],
         "released": [{"what": f"soft labels{word}", "form": "float16, 400 x 10", "bytes": 8000, "to": "server"}],
-        "privacy": {"guarantee": "NONE", "epsilon": "infinite", "why": f"predictions can reveal who is in the data{word}"},
+        "privacy": {"guarantee": "NONE", "epsilon": "infinite", "why": f"predictions reveal who is in the data{word}"},
         "warnings": [f"the student lags behind{word}"],
     }  # fmt: skip
 
@@ -234,7 +238,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # pages are slow
+@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # pages are slow
 @given(st.data())
 def test_whatever_stands_in_the_files_the_page_is_made_and_holds_no_markup_of_the_run(data):
     def spoiled(table):
@@ -395,7 +399,8 @@ def test_a_browser_shows_the_page_on_a_desktop_and_on_a_phone(run, tmp_path):
     frame = tmp_path / "phone.html"
     frame.write_text(
         f"<body style='margin:0'><iframe src='{page.as_uri()}' style='border:0;width:360px;height:2000px' "
-        "onload=\"const d=this.contentDocument.documentElement;document.title=d.scrollWidth+'/'+d.clientWidth\"></iframe>"
+        "onload=\"const d=this.contentDocument.documentElement;document.title=d.scrollWidth+'/'+d.clientWidth\">"
+        "</iframe>"
     )
     measured = re.search(r"<title>(\d+)/(\d+)</title>", _browse(tmp_path, frame, "--dump-dom"))
     assert measured and measured.group(1) == measured.group(2) == "360"  # no scrolling sideways
@@ -405,6 +410,5 @@ def test_a_browser_shows_the_page_on_a_desktop_and_on_a_phone(run, tmp_path):
         width, height, rows = _pixels(picture.read_bytes())
         assert (width, height) == tuple(map(int, window.split(",")))
         stride = len(rows) // height
-        lines = [rows[i * stride + 1 : (i + 1) * stride] for i in range(height)]  # filtered rows: blank ones are all alike
-        assert len(set(lines)) > height / 5
-        assert math.isclose(len(rows), height * stride)
+        lines = [rows[i * stride + 1 : (i + 1) * stride] for i in range(height)]
+        assert len(set(lines)) > height / 5  # rows are filtered: all rows of a blank picture are alike

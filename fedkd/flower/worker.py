@@ -106,6 +106,7 @@ def breed(control: Connection, app: App, run_config: dict[str, Any]) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for pid in children:
             _kill_group(pid)
+            os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
             os.waitpid(pid, 0)
 
 

@@ -15,13 +15,13 @@ from fedkd import metrics
 from fedkd.aggregation import aggregator, stack
 from fedkd.client import training_of
 from fedkd.config import Config
-from fedkd.dataset import as_inputs, load
+from fedkd.dataset import as_inputs, fingerprint, load
 from fedkd.expertise import expertise
 from fedkd.learner import make_learner, set_threads
 from fedkd.partition import partition
 from fedkd.random import derive, generator
 from fedkd.records import Release, TransferSet
-from fedkd.dataset import fingerprint
+from fedkd.softlabels import Array
 from simulations.benchmarks.bench import save, spread
 
 CLIENTS, PER_CLIENT, TRANSFER, ALPHA = 10, 2000, 10_000, 0.1
@@ -36,14 +36,14 @@ def one_seed(seed: int) -> dict[str, dict[str, float]]:
     pool, rest = order[:TRANSFER], order[TRANSFER:]
     inputs = as_inputs(data.x[pool])
     transfer, truth = TransferSet(inputs, fingerprint(inputs)), data.y[pool]
-    # Dirichlet shares of everything, then 2000 images of each client's share, as many as all have.
-    mine = rest[: CLIENTS * PER_CLIENT]
-    shares = partition.build(f"dirichlet(alpha={ALPHA})")(data.y[mine], CLIENTS, generator(seed, "partition"))
-    ballots, weights = [], {name: [] for name in WEIGHTS}  # type: ignore[var-annotated]
+    deal = partition.build(f"inner_dirichlet(alpha={ALPHA}, size={PER_CLIENT})")
+    shares = deal(data.y[rest], CLIENTS, generator(seed, "partition"))
+    ballots: list[Array] = []
+    weights: dict[str, list[Array]] = {name: [] for name in WEIGHTS}
     local = []
     rows = np.arange(TRANSFER)
     for k, share in enumerate(shares):
-        x, y = as_inputs(data.x[mine[share]]), data.y[mine[share]]
+        x, y = as_inputs(data.x[rest[share]]), data.y[rest[share]]
         model = make_learner(
             "cnn", shape=x.shape[1:], classes=10, training=training_of(CONFIG, distill_epochs=1), seed=derive(seed, "client", k)
         )

@@ -1,0 +1,148 @@
+"""A client's half of a round: bytes in, bytes out."""
+
+import numpy as np
+import pytest
+
+from fedkd import client as client_module
+from fedkd.client import Site, answer, build_learner, spec_of
+from fedkd.codec import decode_release, encode_query
+from fedkd.config import Config
+from fedkd.dataset import fingerprint
+from fedkd.errors import FingerprintError, SoftLabelError
+from fedkd.records import Query, Teacher, TransferSet
+from fedkd.softlabels import one_hot
+
+ROWS, CLASSES = 30, 3
+CENTERS = np.array([[0, 0], [4, 0], [0, 4]], np.float32)
+
+
+def cloud(n, seed, labels=None):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, CLASSES, n) if labels is None else np.asarray(labels)
+    return (CENTERS[y] + rng.normal(0, 0.5, (len(y), 2))).astype(np.float32), y.astype(np.int64)
+
+
+POOL, TRUTH = cloud(ROWS, 1)
+TRANSFER = TransferSet(POOL, fingerprint(POOL))
+CONFIG = Config(learner="logistic, constant", expertise="uniform", release="float32")
+
+
+def site(path=None, *, key=0, labels=None):
+    x, y = cloud(60, 2, labels)
+    return Site(key, x, y, CLASSES, TRANSFER, test=cloud(50, 3), state=None if path is None else path / "c.safetensors")
+
+
+def ask(round_=1, *, rows=None, feedback=None, fp=TRANSFER.fingerprint, classes=CLASSES):
+    indices = np.arange(ROWS) if rows is None else np.asarray(rows)
+    return Query(round_, indices, classes, fp, feedback)
+
+
+def frame(query):
+    return encode_query(query, ROWS, "float32")
+
+
+def test_the_answer_is_the_soft_labels_of_the_queried_rows_in_their_order():
+    query = ask(rows=[2, 7, 20])
+    key, release = decode_release(answer(site(key=4), frame(query), CONFIG).frame, query)
+    assert key == 4
+    assert (release.p.argmax(axis=1) == TRUTH[[2, 7, 20]]).all()
+
+
+def test_mixed_learners_are_dealt_in_turn():
+    assert [spec_of(CONFIG, key) for key in range(3)] == ["logistic", "constant", "logistic"]
+
+
+def test_two_clients_start_from_different_weights_and_the_same_client_from_the_same():
+    config = Config(learner="mlp")
+    states = [build_learner(site(key=key), config).state() for key in (0, 0, 1)]
+    name = next(iter(states[0]))
+    assert (states[0][name] == states[1][name]).all()
+    assert not (states[0][name] == states[2][name]).all()
+
+
+def test_the_same_query_again_gets_the_same_bytes_without_training(tmp_path, monkeypatch):
+    first = answer(site(tmp_path), frame(ask()), CONFIG)
+    monkeypatch.setattr(client_module, "build_learner", lambda *a: pytest.fail("trained twice"))
+    again = answer(site(tmp_path), frame(ask()), CONFIG)
+    assert again.frame == first.frame
+    assert again.accuracy == first.accuracy
+
+
+def test_what_was_learned_in_one_round_is_there_in_the_next(tmp_path):
+    config = Config(learner="constant", expertise="uniform", release="float32")
+    owner = site(tmp_path, labels=[0] * 60)
+    for round_ in (1, 2):
+        query = ask(round_)
+        _, release = decode_release(answer(owner, frame(query), config).frame, query)
+    assert release.p[0, 0] == pytest.approx(121 / 123)  # 1 imagined + 60 seen twice
+
+
+def test_a_query_from_the_past_starts_anew(tmp_path):
+    config = Config(learner="constant", expertise="uniform", release="float32")
+    owner = site(tmp_path, labels=[0] * 60)
+    for round_ in (1, 2):
+        answer(owner, frame(ask(round_)), config)
+    query = ask(1, rows=[0, 1])
+    _, release = decode_release(answer(owner, frame(query), config).frame, query)
+    assert release.p[0, 0] == pytest.approx(61 / 63)
+
+
+def test_a_damaged_memory_costs_the_memory_and_not_the_round(tmp_path):
+    owner = site(tmp_path)
+    expected = answer(owner, frame(ask()), CONFIG).frame
+    owner.state.write_bytes(b"garbage")
+    assert answer(owner, frame(ask()), CONFIG).frame == expected
+
+
+def test_feedback_moves_a_client_toward_the_teacher():
+    # This client has only ever seen class 0; what came back teaches it the others.
+    teacher = Teacher(one_hot(TRUTH, CLASSES), np.arange(ROWS))
+    alone, taught = (
+        answer(site(labels=[0] * 60), frame(ask(feedback=back)), CONFIG).accuracy for back in (None, teacher)
+    )
+    assert taught > alone + 0.3
+
+
+def test_another_transfer_set_is_refused_by_name():
+    other = "ab" * 32
+    with pytest.raises(FingerprintError, match="same samples in the same order"):
+        answer(site(), frame(ask(fp=other)), CONFIG)
+
+
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(SoftLabelError, match="asks about 4 classes, client 0 knows 3"):
+        answer(site(), frame(ask(classes=4)), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (np.full((ROWS, CLASSES), np.nan, np.float32), "finite"),
+        (np.full((ROWS, CLASSES), 2.0, np.float32), "are these logits"),
+        (np.full((ROWS, 4), 0.25, np.float32), "must have 3 classes"),
+        (np.full((ROWS - 1, CLASSES), 1 / 3, np.float32), "30 rows"),
+        (np.ones((ROWS, CLASSES), np.int64), "floating point"),
+    ],
+)
+def test_bad_predictions_never_leave(returned, sentence, monkeypatch):
+    model = build_learner(site(), Config(learner="constant"))
+    model.predict = lambda x: returned
+    monkeypatch.setattr(client_module, "build_learner", lambda *a: model)
+    with pytest.raises(SoftLabelError, match=sentence):
+        answer(site(), frame(ask()), CONFIG)
+
+
+def test_accuracy_is_reported_only_where_the_run_allows_it():
+    assert answer(site(), frame(ask()), CONFIG).accuracy > 0.9
+    assert answer(site(), frame(ask()), CONFIG.model_copy(update={"evaluate": False})).accuracy is None
+
+
+def test_static_expertise_is_computed_once(tmp_path, monkeypatch):
+    config = Config(learner="constant", expertise="density", release="float32")
+    owner = site(tmp_path)
+    query = ask(1, rows=[0, 5])
+    _, first = decode_release(answer(owner, frame(query), config).frame, query)
+    monkeypatch.setattr("fedkd.expertise.kth_distance", lambda *a, **k: pytest.fail("computed twice"))
+    query = ask(2, rows=[5, 9])
+    _, second = decode_release(answer(owner, frame(query), config).frame, query)
+    assert second.w[0] == first.w[1]

@@ -1,0 +1,78 @@
+"""One pair of apps, three engines: equal seeds give equal metrics, to the last bit."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from flower_processes import superlink, supernode
+
+from fedkd.config import Config
+from fedkd.engine import run_in_process
+from fedkd.flower.launch import run_on_superlink, run_with_flower
+
+ROOT = Path(__file__).resolve().parent.parent
+# A network, a forest and a linear model; noise in quantize, choice in select, and feedback: all streams are used.
+CONFIG = Config(
+    clients=3, rounds=2, learner="cnn(width=4), forest(trees=10), logistic", student="mlp", select="uniform(size=200)",
+    release="quantize(bits=4)", broadcast="quantize(bits=6)", local_epochs=1, feedback_epochs=1, distill_epochs=5,
+    pooled=False,
+)  # fmt: skip
+
+
+def what_was_computed(reports):
+    """Return everything about rounds but time."""
+    return [{key: row[key] for key in ("round", "metrics", "clients")} for row in reports]
+
+
+def journal(path):
+    return what_was_computed(json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def one_worker(tmp_path_factory):
+    """The run that all others must equal: in process, one worker."""
+    output = tmp_path_factory.mktemp("engines") / "one"
+    result = run_in_process(CONFIG.model_copy(update={"output": str(output)}), workers=1)
+    assert all(row["status"] == "answered" for report in result.reports for row in report.clients.values())
+    assert what_was_computed(map(dataclasses.asdict, result.reports)) == journal(output)
+    return output
+
+
+def test_two_workers_compute_what_one_computes(one_worker, tmp_path):
+    run_in_process(CONFIG.model_copy(update={"output": str(tmp_path / "two")}), workers=2)
+    assert journal(tmp_path / "two") == journal(one_worker)
+    student = "student.safetensors"
+    assert (tmp_path / "two" / student).read_bytes() == (one_worker / student).read_bytes()
+
+
+def test_a_run_that_writes_nothing_computes_the_same(one_worker):
+    result = run_in_process(CONFIG, workers=2)
+    assert what_was_computed(map(dataclasses.asdict, result.reports)) == journal(one_worker)
+
+
+def test_another_seed_computes_something_else(one_worker):
+    reports = run_in_process(CONFIG.model_copy(update={"seed": 1, "rounds": 1}), workers=2).reports
+    assert reports[0].metrics != journal(one_worker)[0]["metrics"]
+
+
+@pytest.mark.slow
+def test_flowers_simulation_computes_what_the_in_process_engine_computes(one_worker, tmp_path):
+    settings = CONFIG.model_copy(update={"output": str(tmp_path / "flower")}).to_run_config()
+    lines: list[str] = []
+    assert run_with_flower(ROOT, settings, nodes=CONFIG.clients, echo=lines.append) == 0, "\n".join(lines)
+    assert journal(tmp_path / "flower") == journal(one_worker)
+
+
+@pytest.mark.slow
+def test_a_superlink_with_supernodes_computes_what_the_in_process_engine_computes(one_worker, tmp_path):
+    settings = CONFIG.model_copy(update={"output": str(tmp_path / "deployed")}).to_run_config()
+    lines: list[str] = []
+    with superlink(tmp_path) as link:
+        nodes = [
+            supernode(tmp_path, link, f"partition-id={k} num-partitions={CONFIG.clients} state-dir='{tmp_path}/state'")
+            for k in range(CONFIG.clients)
+        ]
+        with nodes[0], nodes[1], nodes[2]:
+            assert run_on_superlink(ROOT, settings, link, echo=lines.append) == 0, "\n".join(lines)
+    assert journal(tmp_path / "deployed") == journal(one_worker)

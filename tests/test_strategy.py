@@ -1,0 +1,176 @@
+"""Flower's messages and our loop, on a grid that lives in this process: what a Flower app that adopts us would see."""
+
+import uuid
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import fedkd
+from fedkd.client import Answer
+from fedkd.config import Config
+from fedkd.errors import CodecError, QuorumError
+from fedkd.flower import messages
+from fedkd.flower.apps import client
+from fedkd.flower.strategy import FederatedDistillation
+
+CONFIG = Config(
+    clients=3, rounds=2, learner="logistic", student="mlp", expertise="uniform", distill_epochs=3, local_epochs=1,
+    pooled=False, deadline=5.0, grace=5.0,
+)  # fmt: skip
+
+
+class HereGrid(Grid):
+    """Calls the ClientApp on the spot; ``tamper(message, reply)`` may spoil an answer."""
+
+    def __init__(self, config, state, tamper=lambda message, reply: [reply]):
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        self._run, self.tamper, self.replies = Run.create_empty(run_id=1), tamper, {}
+        self.contexts = {
+            100 + k: Context(1, 100 + k, {"partition-id": k, "state-dir": str(state)}, RecordDict(), config.to_run_config())
+            for k in range(config.clients)
+        }
+
+    run = property(lambda self: self._run)
+
+    def set_run(self, run):
+        self._run = run
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages):
+        ids = []
+        for message in messages:
+            key = uuid.uuid4().hex
+            ids.append(key)
+            message.metadata.__dict__["_message_id"] = key
+            reply = client(message, self.contexts[message.metadata.dst_node_id])
+            self.replies[key] = list(self.tamper(message, reply))
+        return ids
+
+    def pull_messages(self, message_ids):
+        found = []
+        for key in list(message_ids):
+            made = self.replies.pop(key, [])
+            if made and made[0] is RuntimeError:
+                raise AttributeError("malformed reply")
+            found += made
+        return found
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return self.pull_messages(self.push_messages(messages))
+
+
+def only_first(spoil):
+    """Return a tamper that spoils the answers of node 100 and leaves the others alone."""
+    return lambda message, reply: spoil(message, reply) if message.metadata.dst_node_id == 100 else [reply]
+
+
+def test_a_flower_app_can_adopt_the_strategy_and_gets_a_student(tmp_path):
+    result = FederatedDistillation(CONFIG).start(grid=HereGrid(CONFIG, tmp_path))
+    assert result.summary["scoreboard"]["student"] > 0.5
+    assert [report.round for report in result.reports] == [1, 2]
+    assert result.summary["privacy"]["guarantee"] == "NONE"
+    assert set(result.reports[0].clients) == {"0", "1", "2"}
+
+
+def test_bytes_are_those_that_flower_serializes(tmp_path):
+    result = FederatedDistillation(CONFIG).start(grid=HereGrid(CONFIG, tmp_path))
+    row = result.reports[0].clients["0"]
+    frame = 36 + 2 + 400 * 10 * 2
+    assert frame < row["bytes_up"] < frame + 1500
+    assert result.reports[1].clients["0"]["bytes_down"] > result.reports[0].clients["0"]["bytes_down"] + 400 * 10 * 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda m, r: [Message(Error(2, "boom"), reply_to=m)], "Flower error 2: boom"),
+        (lambda m, r: [RuntimeError], "no answer in time"),
+        (lambda m, r: [Message(RecordDict(), reply_to=m)], "wire version"),
+        (lambda m, r: [Message(RecordDict({"metrics": MetricRecord({"a": 1})}), reply_to=m)], "wire version"),
+        (lambda m, r: [Message(RecordDict({"about": ConfigRecord({"wire": 99})}), reply_to=m)], "wire version 99"),
+        (lambda m, r: [Message(RecordDict({"about": messages._about()}), reply_to=m)], "without a release frame"),
+        (lambda m, r: [], "no answer in time"),
+    ],
+)
+def test_whatever_a_client_sends_costs_only_itself(spoil, sentence, tmp_path):
+    config = CONFIG.model_copy(update={"rounds": 1, "deadline": 0.5, "grace": 0.5})
+    result = FederatedDistillation(config).start(grid=HereGrid(config, tmp_path, only_first(spoil)))
+    rows = result.reports[0].clients
+    failed = [row for row in rows.values() if row["status"] != "answered"]
+    assert len(failed) == 1
+    assert sentence in failed[0]["error"]
+    assert result.reports[0].metrics["answered"] == 2
+
+
+def test_a_client_that_answers_twice_counts_once(tmp_path):
+    config = CONFIG.model_copy(update={"rounds": 1})
+    grids = [HereGrid(config, tmp_path / name, tamper) for name, tamper in (
+        ("a", lambda m, r: [r]), ("b", only_first(lambda m, r: [r, r])))]  # fmt: skip
+    first, second = (FederatedDistillation(config).start(grid=grid).reports[0] for grid in grids)
+    assert first.metrics == second.metrics
+
+
+def test_a_client_that_raises_says_what_kind_of_error_and_no_more(tmp_path, monkeypatch):
+    def leak(*arguments):
+        raise ValueError("patient 17 has label 3")
+
+    monkeypatch.setattr("fedkd.flower.apps.answer_frame", leak)
+    with pytest.raises(QuorumError) as caught:
+        FederatedDistillation(CONFIG).start(grid=HereGrid(CONFIG, tmp_path))
+    assert "ValueError" in str(caught.value)
+    assert "patient" not in str(caught.value)
+
+
+def test_too_few_nodes_is_a_clear_error(tmp_path):
+    grid = HereGrid(CONFIG, tmp_path)
+    grid.contexts = {}
+    config = CONFIG.model_copy(update={"deadline": 0.05, "grace": 0.05})
+    with pytest.raises(QuorumError, match="0 of 3 clients joined within 0.05 s"):
+        FederatedDistillation(config).start(grid=grid)
+
+
+def test_no_message_carries_data_labels_weights_or_gradients():
+    answer = Answer(b"frame", 0.5, {"fit": 0.1})
+    names = {
+        "query": messages.query_content(b"frame"),
+        "answer": messages.answer_content(answer),
+        "error": messages.error_content(1, "why"),
+    }
+    fields = {name: sorted((record, *sorted(value)) for record, value in content.items()) for name, content in names.items()}
+    assert fields == {
+        "query": [("about", "fedkd", "wire"), ("query", "frame")],
+        "answer": [("about", "fedkd", "wire"), ("metrics", "accuracy", "seconds-fit"), ("release", "frame")],
+        "error": [("about", "fedkd", "wire"), ("refusal", "client", "error")],
+    }
+
+
+def test_a_query_of_another_wire_version_is_refused(monkeypatch):
+    content = messages.query_content(b"frame")
+    message = Message(content, 1, messages.QUERY)
+    assert messages.read_query(message) == b"frame"
+    monkeypatch.setattr(messages, "VERSION", 2)
+    with pytest.raises(CodecError, match="speaks wire version 1.*speaks 2"):
+        messages.read_query(message)
+
+
+def test_the_student_predicts_distributions(tmp_path):
+    student = FederatedDistillation(CONFIG).start(grid=HereGrid(CONFIG, tmp_path)).student
+    p = student.predict(np.zeros((4, 1, 8, 8), np.float32))
+    assert p.shape == (4, 10)
+    assert p.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+
+
+def test_the_public_names_are_there_without_loading_flower():
+    assert fedkd.FederatedDistillation is FederatedDistillation
+    assert fedkd.Config is Config
+    with pytest.raises(AttributeError):
+        _ = fedkd.nothing
