@@ -44,7 +44,7 @@ def log_mean(p: Array, w: Array) -> Array:
     One client that excludes a class (p near 0) vetoes it, so it suits confident and calibrated clients.
     """
     w = _relative(w, p.dtype)
-    log_p = np.log(np.ascontiguousarray(np.maximum(_heard(p, w, 1.0), TINY)))
+    log_p = np.log(np.maximum(_heard(p, w, 1.0), TINY))
     total = np.cumsum(w, axis=0)[-1][:, None]  # a plain sum pairs up its terms otherwise when there is one row only
     z = np.divide(_pool(log_p, w), total, out=np.zeros(p.shape[1:], p.dtype), where=total > 0)
     return np.where(total > 0, softmax(z), np.nan).astype(p.dtype, copy=False)

@@ -13,7 +13,7 @@ offset bytes meaning
 12     4     round, from 1
 16     8     key of the client (0 in a query)
 24     8     first bytes of the transfer set's SHA-256
-32     4     CRC-32 of the body
+32     4     CRC-32 of the 32 bytes before and of the body
 ====== ===== ==========================================================================================
 
 Body of a release: event (1), weights (1: 0 all one, 1 one float32 for all, 2 a float32 each), the weights, soft labels.
@@ -42,6 +42,8 @@ QUERY, RELEASE = 1, 2
 NONE = 255
 MAX_ROWS = 10_000_000
 MAX_CLASSES = 65_535
+MAX_CELLS = 1 << 30
+"""Rows times classes: a label takes few bits on the wire and C floats in memory."""
 
 _CODES = {"float32": 0, "float16": 1, "label": 2, **{f"grid{b}": 16 + b for b in range(1, 9)}}
 _NAMES = {code: name for name, code in _CODES.items()}
@@ -114,8 +116,11 @@ def encode_query(query: Query, size: int, encoding: str = "float16") -> bytes:
     return _frame(QUERY, code, query.classes, rows, query.round, 0, query.fingerprint, body)
 
 
-def decode_query(frame: bytes, fingerprint: str, size: int) -> Query:
-    """Return the query of a frame; raise :class:`FingerprintError` unless it is about our transfer set."""
+def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | None = None) -> Query:
+    """Return the query of a frame; raise :class:`FingerprintError` unless it is about our transfer set.
+
+    ``classes``, where it is known, is checked before feedback is unpacked.
+    """
     header, body = _open(frame, QUERY)
     reader = _Reader(body)
     theirs = reader.take(32).hex()
@@ -124,6 +129,8 @@ def decode_query(frame: bytes, fingerprint: str, size: int) -> Query:
             f"the server's transfer set is {theirs[:16]}, ours is {fingerprint[:16]}: "
             "both sides must hold the same samples in the same order"
         )
+    if classes not in (None, header.classes):
+        raise CodecError(f"query is about {header.classes} classes, expected {classes}")
     (rows,) = struct.unpack("<I", reader.take(4))
     if rows != size:
         raise CodecError(f"query is about {rows} rows, the transfer set has {size}")
@@ -146,27 +153,33 @@ def peek(frame: bytes) -> Header:
     if magic != b"FKD":
         raise CodecError("not a fedkd frame")
     if version != VERSION:
-        raise CodecError(f"frame has version {version}, this fedkd reads {VERSION}: install the same fedkd on both sides")
-    if not (1 <= classes <= MAX_CLASSES and rows <= MAX_ROWS and round_ >= 1):
+        raise CodecError(f"frame has version {version}, this fedkd reads {VERSION}: both sides need the same fedkd")
+    if not (1 <= classes <= MAX_CLASSES and rows <= MAX_ROWS and rows * classes <= MAX_CELLS and round_ >= 1):
         raise CodecError(f"impossible frame: {classes} classes, {rows} rows, round {round_}")
     return Header(kind, encoding, classes, rows, round_, client, fingerprint)
 
 
 def _frame(kind: int, code: int, classes: int, rows: int, round_: int, client: int, sha: str, body: bytes) -> bytes:
     prefix = bytes.fromhex(sha)[:8]
-    head = HEADER.pack(b"FKD", VERSION, kind, code, classes, rows, round_, client, prefix, zlib.crc32(body))
-    return head + body
+    try:
+        head = HEADER.pack(b"FKD", VERSION, kind, code, classes, rows, round_, client, prefix, 0)[:-4]
+    except struct.error as error:
+        what = f"{classes} classes, {rows} rows, round {round_} and client {client}"
+        raise CodecError(f"no frame can hold {what}: {error}") from None
+    frame = head + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + body
+    peek(frame)  # what nobody would read is not sent
+    return frame
 
 
 def _open(frame: bytes, kind: int) -> tuple[Header, bytes]:
     header = peek(frame)
     if header.kind != kind:
         raise CodecError(f"frame is of kind {header.kind}, expected {kind}")
+    body = frame[HEADER.size :]
+    if zlib.crc32(body, zlib.crc32(frame[: HEADER.size - 4])) != HEADER.unpack_from(frame)[-1]:
+        raise CodecError("frame is damaged: its checksum does not match")
     if header.encoding not in _NAMES and not (kind == QUERY and header.encoding == NONE):
         raise CodecError(f"unknown encoding {header.encoding}")
-    body = frame[HEADER.size :]
-    if zlib.crc32(body) != HEADER.unpack_from(frame)[-1]:
-        raise CodecError("frame is damaged: its checksum does not match")
     return header, body
 
 
@@ -197,14 +210,21 @@ def label_bits(classes: int) -> int:
 
 def _pack_bits(values: Array, bits: int) -> bytes:
     """Write unsigned integers, ``bits`` each, most significant bit first, padded with zeros to a whole byte."""
-    planes = (values.reshape(-1, 1).astype(np.uint32) >> np.arange(bits - 1, -1, -1, dtype=np.uint32)) & 1
-    return np.packbits(planes.astype(np.uint8)).tobytes()
+    flat = values.reshape(-1).astype(np.uint32)
+    planes = np.empty((flat.size, bits), np.uint8)
+    for place in range(bits):
+        planes[:, place] = (flat >> (bits - 1 - place)) & 1
+    return np.packbits(planes).tobytes()
 
 
 def _unpack_bits(reader: _Reader, count: int, bits: int) -> Array:
     raw = np.frombuffer(reader.take((count * bits + 7) // 8), np.uint8)
     planes = np.unpackbits(raw, count=count * bits).reshape(count, bits)
-    return np.asarray(planes.astype(np.uint32) @ (1 << np.arange(bits - 1, -1, -1, dtype=np.uint32)))
+    values = np.zeros(count, np.uint32)
+    for place in range(bits):
+        values <<= 1
+        values |= planes[:, place]
+    return values
 
 
 def _pack(p: Array, encoding: str) -> bytes:
@@ -233,10 +253,11 @@ def _unpack(reader: _Reader, header: Header) -> Array:
             raise CodecError("soft labels sum to more than one")
         return (np.concatenate([levels, last], axis=1) / np.float32(units)).astype(np.float32)
     kind, width = ("<f4", 4) if encoding == "float32" else ("<f2", 2)
-    p = np.frombuffer(reader.take(n * classes * width), kind).reshape(n, classes).astype(np.float32)
-    # Half precision rounds each entry, so a sum may be off by C times 2^-12.
-    slack = 1e-3 + (classes * 2.0**-11 if width == 2 else 0.0)
-    if n and not (np.isfinite(p).all() and p.min() >= 0 and np.abs(p.sum(axis=1) - 1).max() <= slack):
+    with np.errstate(invalid="ignore"):  # a signaling NaN; it is refused below
+        p = np.frombuffer(reader.take(n * classes * width), kind).reshape(n, classes).astype(np.float32)
+    # Clients may be off by 1e-3. Half precision rounds by a share of 2^-11, tiny entries by at most 2^-25.
+    slack = 1.001e-3 + (2.0**-10 + classes * 2.0**-25 if width == 2 else 0.0)
+    if n and not (np.isfinite(p).all() and p.min() >= 0 and np.abs(p.sum(axis=1, dtype=np.float64) - 1).max() <= slack):
         raise CodecError("soft labels are not distributions: NaN, a negative entry or a sum that is not 1")
     return p
 

@@ -171,13 +171,13 @@ def fashion_mnist(*, root: str = ROOT) -> Dataset:
 
 @dataset
 def cifar10(*, root: str = ROOT) -> Dataset:
-    """CIFAR-10, 50,000 + 10,000 color images of 32x32 pixels, 10 classes, from its Python files (Krizhevsky, 2009)."""
+    """CIFAR-10, 50,000 + 10,000 color images of 32x32 pixels, 10 classes, from its Python files (Krizhevsky 2009)."""
     return _cifar("cifar10", "CIFAR10", "cifar-10-batches-py", root)
 
 
 @dataset
 def cifar100(*, root: str = ROOT) -> Dataset:
-    """CIFAR-100, 50,000 + 10,000 color images of 32x32 pixels, 100 classes, from its Python files (Krizhevsky, 2009)."""
+    """CIFAR-100, 50,000 + 10,000 color images of 32x32 pixels, 100 classes, from its Python files (Krizhevsky 2009)."""
     return _cifar("cifar100", "CIFAR100", "cifar-100-python", root)
 
 
@@ -324,7 +324,7 @@ def _checked(data: Dataset, spec: str) -> Dataset:
             raise DataError(f"data {spec!r}: a test row has shape {x.shape[1:]}, a train row {data.x.shape[1:]}")
         if x.dtype == np.float32 and not np.isfinite(x).all():
             bad = int((~np.isfinite(x).reshape(len(x), -1)).any(axis=1).sum())
-            raise DataError(f"data {spec!r}: {what}inputs have NaN or infinity in {bad} of {len(x)} rows; they must be finite")
+            raise DataError(f"data {spec!r}: {what}inputs have NaN or infinity in {bad} of {len(x)} rows")
         if data.classes and len(x) != len(y):
             raise DataError(f"data {spec!r}: {len(x)} {what}inputs but {len(y)} labels")
         if len(y) and not 0 <= y.min() <= y.max() < min(data.classes, 100_000):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedkd.config import Config
+from fedkd.config import Config, mixed
 from fedkd.errors import FedkdError
 from fedkd.rounds import Observer
 
@@ -38,9 +39,21 @@ def run_in_process(
             run_config=config.to_run_config(),
             node_config=node_config,
             workers=min(workers, config.clients),
+            preload=frameworks(config.learner),
             log=log,
         ) as grid:
             return FederatedDistillation(config, observe=observe, command=command).start(grid=grid)
+
+
+def frameworks(mix: str) -> list[str]:
+    """Return our modules that the learners of a mix will import, so that workers can share one import of them."""
+    behind = {
+        "fedkd.torch_learner": {"cnn", "lenet", "mlp", "torchvision"},
+        "fedkd.models": {"cnn", "lenet", "mlp", "torchvision"},
+        "fedkd.sklearn_learner": {"forest", "logistic", "boosting"},
+    }
+    names = {re.split(r"[(:]", spec)[0].strip() for spec in mixed(mix)}
+    return [module for module, members in behind.items() if members & names]
 
 
 def run_with_flower(config: Config, *, echo: Any) -> int:

@@ -41,6 +41,7 @@ def confidence(
     p: Array, rows: Array, transfer: TransferSet, private: Array, rng: np.random.Generator, *, power: float = 1.0
 ) -> Array:
     """Count a ballot by its largest probability, to the given power."""
+    _above_zero("confidence", power=power)
     return np.asarray(p.max(axis=1) ** power, np.float32)
 
 
@@ -49,6 +50,7 @@ def entropy_(
     p: Array, rows: Array, transfer: TransferSet, private: Array, rng: np.random.Generator, *, floor: float = 0.01
 ) -> Array:
     """Count a ballot by 1 / (H(p) / ln C + floor): certain ballots count more (FedGEMS uses 1/H, arXiv:2110.11027)."""
+    _above_zero("entropy", floor=floor)
     return np.asarray(1.0 / (entropy(p) / np.log(p.shape[1]) + floor), np.float32)
 
 
@@ -60,7 +62,7 @@ def density(
     private: Array,
     rng: np.random.Generator,
     *,
-    bandwidth: float = 0.2,
+    bandwidth: float = 0.1,
     neighbors: int = 5,
     dimensions: int = 40,
 ) -> Array:
@@ -68,14 +70,16 @@ def density(
 
     Distances are taken in the ``dimensions`` leading principal components of the transfer set, which everyone can
     compute; h is ``bandwidth`` times the median distance of the transfer set to its own k-th neighbor, so it needs
-    no tuning to the scale of the inputs. Range (0, 1].
+    no tuning to the scale of the inputs. Range (0, 1]; a client without data abstains.
     """
-    if bandwidth <= 0:
-        raise SpecError(f"expertise 'density': 'bandwidth' must be above 0, got {bandwidth}.")
+    _above_zero("density", bandwidth=bandwidth, neighbors=neighbors, dimensions=dimensions)
+    if not len(private):
+        return np.zeros(len(rows), np.float32)
     public, project = principal_components(transfer, dimensions)
     k = min(neighbors, len(private))
     scale = _typical_distance(transfer, dimensions, neighbors)
-    return np.asarray(np.exp(-kth_distance(public[rows], project(private), k) / (bandwidth * scale)), np.float32)
+    w = np.exp(-kth_distance(public[rows], project(private), k) / (bandwidth * scale))
+    return np.maximum(w, np.finfo(np.float32).tiny, dtype=np.float32)  # far away is no silence
 
 
 @expertise
@@ -88,13 +92,17 @@ def density_ratio(
     *,
     features: int = 300,
     dimensions: int = 40,
-    penalty: float = 1.0,
+    penalty: float = 0.01,
 ) -> Array:
     """Count a ballot by p_private(x) / p_public(x), from a logistic regression that tells the two sets apart.
 
     It sees random Fourier features (Rahimi and Recht, 2007) of the public principal components; the odds of a
-    classifier of two balanced sets are the density ratio (Sugiyama et al., 2012). Range (0, infinity), capped at e^8.
+    classifier of two balanced sets are the density ratio (Sugiyama et al., 2012). Range [e^-8, e^8]; a client without
+    data abstains.
     """
+    _above_zero("density_ratio", features=features, dimensions=dimensions, penalty=penalty)
+    if not len(private):
+        return np.zeros(len(rows), np.float32)
     public, project = principal_components(transfer, dimensions)
     mine = project(private)
     scale = 2.0 * _typical_distance(transfer, dimensions, 5)
@@ -115,45 +123,85 @@ def density_ratio(
 def principal_components(transfer: TransferSet, dimensions: int) -> tuple[Array, Callable[[Array], Array]]:
     """Return the transfer set in its leading principal components, (M, d), and the map that takes inputs there."""
     key = (transfer.fingerprint, dimensions)
-    if key not in _PCA:
-        flat = transfer.inputs.reshape(len(transfer), -1).astype(np.float32)
-        center = flat.mean(axis=0, dtype=np.float64)
-        covariance = np.cov((flat - center).T, bias=True).reshape(flat.shape[1], -1)
-        _, vectors = np.linalg.eigh(covariance)
-        basis = vectors[:, ::-1][:, :dimensions].astype(np.float32)
+    found = _PCA.get(key)
+    if found is None:
+        flat = transfer.inputs.reshape(len(transfer), -1)
+        center = flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+        basis = _leading(flat, center, dimensions)
+        found = (_project(center, basis, flat), partial(_project, center, basis))
         _PCA.clear()  # one transfer set at a time is what a process serves
-        _PCA[key] = (((flat - center) @ basis).astype(np.float32), partial(_project, center.astype(np.float32), basis))
-    return _PCA[key]
+        _PCA[key] = found
+    return found
 
+
+def _leading(flat: Array, center: Array, dimensions: int) -> Array:
+    """Return the leading directions (d, dimensions or fewer) of rows ``flat`` (M, d) about ``center`` (d,)."""
+    width = flat.shape[1]
+    if width <= WIDE:
+        scatter = np.zeros((width, width))
+        for start in range(0, len(flat), 1000):
+            part = (flat[start : start + 1000] - center).astype(np.float64)
+            scatter += part.T @ part
+        return np.asarray(np.linalg.eigh(scatter)[1][:, ::-1][:, :dimensions], np.float32)
+    # Wide inputs: a (d, d) matrix would not fit, but the few directions that count are sums of rows.
+    part = (flat[:: -(-len(flat) // 2000)] - center).astype(np.float64)
+    variances, mixes = np.linalg.eigh(part @ part.T)
+    kept = np.flatnonzero(variances > 1e-9 * variances[-1])[::-1][:dimensions]
+    return np.asarray(part.T @ mixes[:, kept] / np.sqrt(variances[kept]), np.float32)
+
+
+WIDE = 1024
+"""Inputs of more values than this get their principal components from at most 2000 rows."""
 
 _PCA: dict[tuple[str, int], tuple[Array, Callable[[Array], Array]]] = {}
 _SCALE: dict[tuple[Any, ...], float] = {}
 
 
 def _project(center: Array, basis: Array, x: Array) -> Array:
-    return np.asarray((x.reshape(len(x), -1) - center) @ basis, np.float32)
+    flat = x.reshape(len(x), len(center))
+    z = np.empty((len(x), basis.shape[1]), np.float32)
+    for start in range(0, len(x), 1000):
+        z[start : start + 1000] = (flat[start : start + 1000] - center) @ basis
+    return z
 
 
-def kth_distance(x: Array, to: Array, k: int, *, chunk: int = 1000) -> Array:
-    """Return the Euclidean distance (n,) of rows ``x`` (n, d) to their k-th nearest row of ``to`` (N, d), k >= 1."""
+def kth_distance(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:
+    """Return the Euclidean distance (n,) of rows ``x`` (n, d) to their k-th nearest row of ``to`` (N, d), k in 1..N.
+
+    At most about ``cells`` distances are in memory at once.
+    """
     squares = (to**2).sum(axis=1)
     found = np.empty(len(x), np.float32)
+    chunk = max(1, cells // len(to))
     for start in range(0, len(x), chunk):
         part = x[start : start + chunk]
-        d2 = (part**2).sum(axis=1)[:, None] + squares - 2 * part @ to.T
-        found[start : start + chunk] = np.sqrt(np.maximum(np.partition(d2, k - 1, axis=1)[:, k - 1], 0))
+        d2 = part @ to.T  # squared distance up to a constant of the row: enough to find the neighbor
+        d2 *= -2
+        d2 += squares
+        neighbor = np.argpartition(d2, k - 1, axis=1)[:, k - 1]
+        # Taken anew from the difference: the sum above cancels, and equal rows would be some way apart.
+        found[start : start + chunk] = np.sqrt(((part - to[neighbor]) ** 2).sum(axis=1))
     return found
 
 
 def _typical_distance(transfer: TransferSet, dimensions: int, neighbors: int) -> float:
     key = (transfer.fingerprint, dimensions, neighbors)
-    if key not in _SCALE:
+    scale = _SCALE.get(key)
+    if scale is None:
         public, _ = principal_components(transfer, dimensions)
         probe = public[:: max(1, len(public) // 1000)]  # a thousand rows fix a median well enough
         k = min(neighbors + 1, len(public))  # the nearest row is the row itself
+        distance = kth_distance(probe, public, k)
+        scale = float(np.median(distance)) or float(distance.mean()) or 1.0  # most rows may be there twice
         _SCALE.clear()
-        _SCALE[key] = float(np.median(kth_distance(probe, public, k))) or 1.0
-    return _SCALE[key]
+        _SCALE[key] = scale
+    return scale
+
+
+def _above_zero(name: str, **options: float) -> None:
+    for option, value in options.items():
+        if not 0 < value < np.inf:
+            raise SpecError(f"expertise {name!r}: {option!r} must be above 0 and finite, got {value}.")
 
 
 def _logistic(x: Array, label: Array, balance: Array, penalty: float, *, steps: int = 12) -> Array:

@@ -36,10 +36,22 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
             if durable:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a renaming is on the disk too, where the system knows how (Windows opens no folders)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _digest(arrays: Mapping[str, Array], header: str) -> str:
@@ -54,8 +66,9 @@ def _digest(arrays: Mapping[str, Array], header: str) -> str:
 def save_arrays(path: Path, arrays: Mapping[str, Array], header: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write ``arrays`` and the JSON-able ``header`` to ``path``, whole or not at all."""
     text = json.dumps(header, sort_keys=True)
-    # asarray keeps scalars scalars, where ascontiguousarray would make them vectors.
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    # asarray keeps scalars scalars, where ascontiguousarray would make them vectors. The format has one byte order.
+    found = {name: np.asarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in found.items()}
     content = save(contiguous, metadata={"fedkd": text, "sha256": _digest(contiguous, text)})
     write_atomic(path, content, durable=durable)
 
@@ -71,7 +84,7 @@ def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         metadata = json.loads(content[8 : 8 + size])["__metadata__"]
         header = json.loads(metadata["fedkd"])
         arrays = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or not a fedkd file: {error}") from None
     if metadata.get("sha256") != _digest(arrays, metadata["fedkd"]):
         raise CheckpointError(f"{path} is damaged: its content does not match its checksum")

@@ -1,4 +1,4 @@
-"""Metrics on soft labels ``p`` (n, C) and true classes ``y`` (n,). Rows of ``p`` that are NaN (no answer) do not count."""
+"""Metrics on soft labels ``p`` (n, C) and true classes ``y`` (n,). NaN rows of ``p`` (no answer) do not count."""
 
 from __future__ import annotations
 

@@ -103,10 +103,10 @@ def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) 
         if fedavg["possible"]
         else f"FedAvg is impossible here ({fedavg['why']})"
     )
-    console.print(f"sent per client and round: {up} up, {down} down; {against}")
-    console.print("privacy: [bold red]NONE[/bold red] - predictions can reveal who is in the data")
+    console.print(f"sent per client and round: {up} up, {down} down; {against}", soft_wrap=True)
+    console.print("privacy: [bold red]NONE[/bold red] - predictions can reveal who is in the data", soft_wrap=True)
     for warning in summary["warnings"]:
-        console.print(f"[yellow]warning[/yellow] {warning}")
+        console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
     if path is not None:
         console.print(f"report {path / 'report.html'}", soft_wrap=True)
 

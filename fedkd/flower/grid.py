@@ -28,18 +28,14 @@ from typing import Any, Literal, Self
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import (
-    context_to_proto,
-    message_from_proto,
-    metadata_to_proto,
-    recorddict_to_proto,
-)
+from flwr.common.serde import context_to_proto, message_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedkd.errors import ConfigError, FedkdError
+from fedkd.errors import ConfigError
 
 RUN_ID = 1
 FIRST_NODE = SUPERLINK_NODE_ID + 1
@@ -47,7 +43,7 @@ STILLBIRTHS = 3
 """Workers in a row that die before they are ready, after which no more are started."""
 PATIENCE = 5.0
 """Seconds that the template may take to end its children."""
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(eq=False)
@@ -117,7 +113,7 @@ class LocalGrid(Grid):
         if nodes < 1 or workers < 1:
             raise ConfigError(f"LocalGrid needs at least 1 node and 1 worker, got nodes={nodes}, workers={workers}")
         if os.name != "posix":
-            raise ConfigError("LocalGrid needs Linux or macOS; on Windows run Flower's own simulation (--engine flower)")
+            raise ConfigError("LocalGrid needs Linux or macOS; on Windows use Flower's simulation (--engine flower)")
         _identify()
         self._run = Run.create_empty(run_id=RUN_ID)
         self._nodes: dict[int, _Node] = {}
@@ -178,6 +174,7 @@ class LocalGrid(Grid):
                 self._news.notify_all()
                 self._wake()
         self._thread.join()
+        self._wake_in.close()
 
     # What Flower asks of a Grid.
 
@@ -310,7 +307,7 @@ class LocalGrid(Grid):
                     if connection is self._wake_out:
                         self._wake_out.recv_bytes()
                     elif connection in self._workers:
-                        self._receive(self._workers[connection])  # type: ignore[index]
+                        self._receive(self._workers[connection])
         except BaseException as error:
             with self._news:
                 self._failure = error

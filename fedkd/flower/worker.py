@@ -10,6 +10,7 @@ for each message: metadata, content, context, state; and back go reply and state
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -174,7 +175,5 @@ def _end_with(descriptor: int) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-        pass

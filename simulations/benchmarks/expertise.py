@@ -54,7 +54,7 @@ def one_seed(seed: int) -> dict[str, dict[str, float]]:
         local.append(metrics.accuracy(p, truth) or 0.0)
         for name in WEIGHTS:
             weights[name].append(expertise.build(name)(p, rows, transfer, x, generator(seed, "expertise", k)))
-    result = {"local models (mean)": {"accuracy": float(np.mean(local)), "nll": float("nan")}}
+    result = {"local models (mean)": {"accuracy": float(np.mean(local))}}
     for name in WEIGHTS:
         stacked = stack([Release(p, w) for p, w in zip(ballots, weights[name], strict=True)], slice(None))
         teacher = aggregator.build("mean")(stacked.p, stacked.w)
@@ -68,10 +68,8 @@ def main() -> None:
     with ProcessPoolExecutor(2) as pool:
         runs = list(pool.map(one_seed, seeds))
     table = {
-        name: {"accuracy": spread([run[name]["accuracy"] for run in runs]), "nll": spread([run[name]["nll"] for run in runs])}
-        for name in runs[0]
+        name: {what: spread([run[name][what] for run in runs]) for what in runs[0][name]} for name in runs[0]
     }
-    del table["local models (mean)"]["nll"]
     save("expertise", {"seeds": seeds, "teacher_on_transfer_set": table})
 
 
