@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from fedkd.errors import FedkdError
 from fedkd.learner import Training
@@ -28,6 +29,48 @@ def seeded(seed: int, make: Callable[[], T]) -> T:
 def is_module(model: Any) -> bool:
     """Say whether ``model`` is a torch network."""
     return isinstance(model, nn.Module)
+
+
+class Adam:
+    """torch's fused Adam through its functional form.
+
+    The class ``torch.optim.Adam`` imports torch's compiler and sympy when it is first made, which takes longer than a
+    whole run on small data; this does not, and a step takes a quarter of the time.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+        """Start with zero moments for those of ``parameters`` that learn."""
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.learning_rate = learning_rate
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        live = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        adam(
+            [self.parameters[i] for i in live],
+            [self.parameters[i].grad for i in live],
+            [self.means[i] for i in live],
+            [self.squares[i] for i in live],
+            [],
+            [self.steps[i] for i in live],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
 
 
 class TorchLearner:
@@ -82,7 +125,7 @@ class TorchLearner:
 
     def _learn(self, x: Array, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, rng: np.random.Generator) -> None:
         inputs, size = self._tensor(x), self.training.batch_size
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.training.learning_rate)
+        optimizer = Adam(self.network.parameters(), self.training.learning_rate)
         self.network.train()
         lone = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules())
         noise = int(rng.integers(2**62))
@@ -100,7 +143,7 @@ class TorchLearner:
                             f"training of {self.architecture} diverged: the loss is {value.item()}; "
                             f"lower learning_rate ({self.training.learning_rate:g})"
                         )
-                    optimizer.zero_grad(set_to_none=True)
+                    optimizer.zero_grad()
                     value.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
 

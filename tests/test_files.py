@@ -70,6 +70,16 @@ def test_a_new_file_replaces_the_old_one_and_leaves_nothing_beside_it(path):
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_a_file_is_as_readable_as_any_other_that_the_user_makes(path):
+    before = os.umask(0o027)
+    try:
+        write_atomic(path, b"x")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -77,20 +87,23 @@ def full(*args, **kwargs):
 class FullStream(io.FileIO):
     """Takes three bytes and then there is no room."""
 
-    def __init__(self, handle, mode):
-        super().__init__(handle, mode)
+    def __init__(self, path, mode):
+        super().__init__(path, mode.rstrip("b"))
 
     def write(self, content):
         super().write(content[:3])
         full()
 
 
-@pytest.mark.parametrize("where", ["fdopen", "fsync", "replace"])
+@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_no_piece_of_the_new_one(path, monkeypatch, where):
     save_arrays(path, ARRAYS, HEADER)
     old = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(os, where, FullStream if where == "fdopen" else full)
+        if where == "write":
+            patch.setattr("fedkd.files.open", FullStream, raising=False)
+        else:
+            patch.setattr(os, where, full)
         with pytest.raises(OSError, match="No space left"):
             save_arrays(path, {"other": np.zeros(1000)}, {"round": 4})
     assert path.read_bytes() == old
