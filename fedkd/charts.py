@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedkd.units import number, percent, points, seconds, short
+
 WIDTH = 400.0  # units of the viewBox: 330 px on a phone, about 500 on a desktop
 GLYPH_WIDTH = 6.8  # units per letter at the largest font size the style sheet uses (12 units, on phones)
 COLORS = 8
@@ -48,55 +50,6 @@ class Pair:
     name: str
     before: float | None
     after: float | None
-
-
-def percent(value: float | None) -> str:
-    """Return ``0.879`` as ``"87.9%"``, None as a dash."""
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def points(value: float | None) -> str:
-    """Return a difference of two shares in percentage points with its sign: ``0.333`` as ``"+33.3"``."""
-    if value is None:
-        return "–"
-    text = f"{100 * value:+.1f}"
-    return "±0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def size(value: float | None) -> str:
-    """Return bytes in decimal units with three digits: ``8123`` as ``"8.12 kB"``; None as a dash."""
-    if value is None:
-        return "–"
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= 0.9995 * scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration: ``0.0123`` as ``"12 ms"``, ``75`` as ``"1 min 15 s"``; None as a dash."""
-    if value is None:
-        return "–"
-    if value < 0.9995:
-        return f"{1e3 * value:.0f} ms"
-    if value < 59.95:
-        return f"{value:.3g} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def number(value: float | None) -> str:
-    """Return a plain number with three digits, None as a dash."""
-    return "–" if value is None else f"{value:.3g}"
-
-
-def short(text: str, most: int) -> str:
-    """Cut ``text`` to ``most`` letters; long keys of clients differ at their end, so the middle goes."""
-    if len(text) <= most:
-        return text
-    head = (most - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
 
 
 def thin(count: int, most: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Several runs side by side: one table for the terminal, one page with accuracy over rounds and over megabytes.
 
-``compare_runs`` reads what :mod:`fedkd.report` reads and is as strict about it; nothing is trained or measured again.
+``compare_runs`` reads what :mod:`fedkd.report` shows and is as strict about it; nothing is trained or measured again.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from fedkd import charts
-from fedkd.charts import COLORS, Line, legend, percent, seconds, short, size, swatch
+from fedkd.charts import COLORS, Line
 from fedkd.errors import FedkdError
-from fedkd.report import DataTable, Panel, Run, environment, has_guarantee, read_run, real, safe, thinned
-from fedkd.report_template import COMPARISON, CSS
+from fedkd.journal import Run, read_run, real, total
+from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
+from fedkd.report_template import COMPARISON
+from fedkd.units import percent, seconds, short, size, whole
 
 WIDTH = 100  # columns of a terminal that the table never exceeds
 DRAWN = 24  # lines that a chart can tell apart: eight colors times three dashes
@@ -94,18 +95,14 @@ class Comparison:
         words = frozenset(range(1, len(heads)))
         same = "All runs have the same settings." if any(run.config for run in self.runs) else "No settings are known."
         settings = DataTable("Settings that differ", heads, rows[:SETTINGS], same if not rows else "", words)
-        return (
-            environment()
-            .from_string(COMPARISON)
-            .render(
-                page_title="Comparison of " + (f"{len(self.runs)} runs" if len(self.runs) > 1 else "one run"),
-                css=Markup(CSS),
-                verdict=self._verdict(),
-                notes=[short(note, 300) for note in self.notes[:30]],
-                scoreboard=board,
-                panels=[self._over_rounds(), self._over_bytes()],
-                settings=settings,
-            )
+        return page(
+            COMPARISON,
+            page_title="Comparison of " + (f"{len(self.runs)} runs" if len(self.runs) > 1 else "one run"),
+            verdict=self._verdict(),
+            notes=[short(note, 300) for note in self.notes[:30]],
+            scoreboard=board,
+            panels=[self._over_rounds(), self._over_bytes()],
+            settings=settings,
         )
 
     def _verdict(self) -> str:
@@ -113,7 +110,7 @@ class Comparison:
             return "No run knows the accuracy of its student."
         run, name = self.runs[self.best], self.names[self.best]
         score = percent(real(run.scoreboard.get("student")))
-        tail = " None of the runs has a privacy guarantee." if not any(map(has_guarantee, self.runs)) else ""
+        tail = " None of the runs has a privacy guarantee." if not any(run.has_guarantee for run in self.runs) else ""
         return f"The best student is that of {short(name, 60)}: {score} after {size(run.traffic()[-1])} in all.{tail}"
 
     def _lines(self, by_bytes: bool) -> list[Line]:
@@ -132,7 +129,7 @@ class Comparison:
             title="Student accuracy over rounds",
             x_label="round",
             y_label="test accuracy of the student",
-            x_format=lambda x: f"{x:.0f}",
+            x_format=whole,
             y_limits=(0.0, 1.0),
             whole_x=True,
         )
@@ -153,8 +150,7 @@ class Comparison:
 
     def _panel(self, id: str, title: str, caption: str, svg: str, lines: Sequence[Line]) -> Panel:
         cut = f" Drawn: the first {DRAWN} of {len(self.runs)} runs." if len(self.runs) > DRAWN else ""
-        items = [(swatch("line", line.color, line.dash), line.name) for line in lines]
-        form = size if id == "bytes" else lambda x: f"{x:.0f}"
+        form = size if id == "bytes" else whole
         rows = [
             [line.name, form(x), percent(y)]
             for line in lines
@@ -162,7 +158,7 @@ class Comparison:
         ]
         head = ["run", "moved so far" if id == "bytes" else "round", "student"]
         data = DataTable("Data table", head, rows, "At most 20 points of each run, evenly spread.")
-        return Panel(id, title, caption + cut, safe(svg), safe(legend(items)), tables=[data])
+        return panel(id, title, caption + cut, svg, line_legend(lines), data)
 
 
 def compare_runs(runs: Sequence[Path]) -> Comparison:
@@ -193,12 +189,11 @@ def _scores(run: Run) -> list[str]:
 
 
 def _privacy(run: Run) -> str:
-    return f"eps {run.summary['privacy']['epsilon']:.3g}" if has_guarantee(run) else "NONE"
+    return f"eps {run.epsilon:.3g}" if run.has_guarantee else "NONE"
 
 
 def _time(run: Run) -> float | None:
-    known = [v for r in run.rounds for value in r.seconds.values() if (v := real(value)) is not None]
-    return sum(known) if known else None
+    return total(real(value) for r in run.rounds for value in r.seconds.values())
 
 
 def _value(config: dict[str, Any], key: str) -> str:

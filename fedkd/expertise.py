@@ -79,7 +79,7 @@ def density(
     k = min(neighbors, len(private))
     scale = _typical_distance(transfer, dimensions, neighbors)
     w = np.exp(-kth_distance(public[rows], project(private), k) / (bandwidth * scale))
-    return np.maximum(w, np.finfo(np.float32).tiny, dtype=np.float32)  # far away is no silence
+    return np.maximum(w, np.finfo(np.float32).tiny, dtype=np.float32)  # to be far away is not to be silent
 
 
 @expertise
@@ -170,6 +170,8 @@ def kth_distance(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Arra
 
     At most about ``cells`` distances are in memory at once.
     """
+    center = to.mean(axis=0)  # of no effect on a distance, but what is far from zero loses its last digits in a square
+    x, to = x - center, to - center
     squares = (to**2).sum(axis=1)
     found = np.empty(len(x), np.float32)
     chunk = max(1, cells // len(to))

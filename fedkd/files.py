@@ -69,7 +69,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array], header: Mapping[str, An
     # asarray keeps scalars scalars, where ascontiguousarray would make them vectors. The format has one byte order.
     found = {name: np.asarray(array) for name, array in arrays.items()}
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in found.items()}
-    content = save(contiguous, metadata={"fedkd": text, "sha256": _digest(contiguous, text)})
+    # One entry, checksum first: the library writes several in no fixed order, and equal runs shall leave equal files.
+    content = save(contiguous, metadata={"fedkd": f"{_digest(contiguous, text)} {text}"})
     write_atomic(path, content, durable=durable)
 
 
@@ -82,10 +83,11 @@ def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     try:
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-        header = json.loads(metadata["fedkd"])
+        checksum, _, text = metadata["fedkd"].partition(" ")
+        header = json.loads(text)
         arrays = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or not a fedkd file: {error}") from None
-    if metadata.get("sha256") != _digest(arrays, metadata["fedkd"]):
+    if checksum != _digest(arrays, text):
         raise CheckpointError(f"{path} is damaged: its content does not match its checksum")
     return arrays, header

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fedkd.config import Config
 from fedkd.records import RoundReport
+from fedkd.units import size
 
 SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -118,14 +119,6 @@ def sparkline(values: list[float | None]) -> str:
         return ""
     low, span = min(known), (max(known) - min(known)) or 1.0
     return "".join(" " if v is None else SPARKS[round((v - low) / span * (len(SPARKS) - 1))] for v in values[-12:])
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as people write it."""
-    for unit, step in (("MB", 1e6), ("kB", 1e3)):
-        if count >= step:
-            return f"{count / step:.3g} {unit}"
-    return f"{count:.0f} B"
 
 
 _HEADER = f"{'round':>5} {'student':>8} {'ensem':>7} {'local':>7} {'best':>7} {'up/cl':>8} {'down/cl':>8} {'time':>7}"

@@ -29,22 +29,6 @@ def _pairs(d):
     return [tuple(map(float, pair)) for pair in re.findall(r"(-?[\d.]+) (-?[\d.]+)", d)]
 
 
-def test_shares_bytes_and_durations_are_written_as_people_write_them():
-    assert [charts.percent(v) for v in (0.879, 1.0, None)] == ["87.9%", "100.0%", "–"]
-    assert [charts.points(v) for v in (0.333, -0.098, 0.0001, -0.0001, None)] == ["+33.3", "−9.8", "±0.0", "±0.0", "–"]
-    assert [charts.size(v) for v in (0, 900, 8123, 999_960, 4_000_000, 3.2e9, None)] == [
-        "0 B", "900 B", "8.12 kB", "1 MB", "4 MB", "3.2 GB", "–"
-    ]  # fmt: skip
-    assert [charts.seconds(v) for v in (0.0123, 0.9996, 3.2, 75, 3720, None)] == [
-        "12 ms", "1 s", "3.2 s", "1 min 15 s", "1 h 2 min", "–"
-    ]  # fmt: skip
-
-
-def test_a_long_key_loses_its_middle_since_keys_differ_at_the_end():
-    assert charts.short("10293847561029384756", 9) == "1029…4756"
-    assert charts.short("short", 9) == "short"
-
-
 def test_thinning_keeps_the_first_and_the_last():
     assert charts.thin(3, 5) == [0, 1, 2]
     kept = charts.thin(1000, 7)

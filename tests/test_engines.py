@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from flower_processes import superlink, supernode
+from flower_processes import deployment
 
 from fedkd.config import Config
 from fedkd.engine import run_in_process
-from fedkd.flower.launch import run_on_superlink, run_with_flower
+from fedkd.flower.launch import run_with_flower
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network, a forest and a linear model; noise in quantize, choice in select, and feedback: all streams are used.
@@ -68,11 +68,8 @@ def test_flowers_simulation_computes_what_the_in_process_engine_computes(one_wor
 def test_a_superlink_with_supernodes_computes_what_the_in_process_engine_computes(one_worker, tmp_path):
     settings = CONFIG.model_copy(update={"output": str(tmp_path / "deployed")}).to_run_config()
     lines: list[str] = []
-    with superlink(tmp_path) as link:
-        nodes = [
-            supernode(tmp_path, link, f"partition-id={k} num-partitions={CONFIG.clients} state-dir='{tmp_path}/state'")
-            for k in range(CONFIG.clients)
-        ]
-        with nodes[0], nodes[1], nodes[2]:
-            assert run_on_superlink(ROOT, settings, link, echo=lines.append) == 0, "\n".join(lines)
+    folder, state = tmp_path / "link", str(tmp_path / "state")
+    folder.mkdir()
+    with deployment(folder, nodes=CONFIG.clients, app_dir=ROOT, node_config=lambda k: {"state-dir": state}) as center:
+        assert center.link.follow(center.link.submit(ROOT, settings), lines.append) == 0, "\n".join(lines)
     assert journal(tmp_path / "deployed") == journal(one_worker)

@@ -195,15 +195,29 @@ def framed(header):
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\xff" * 8, b"\xff" * 100, framed(b"\xff\xfe"), framed([]), framed(1), framed({}), framed({"__metadata__": []}),
-        framed({"__metadata__": {}}), framed({"__metadata__": {"fedkd": 1}}), framed({"__metadata__": {"fedkd": "{"}}),
-        framed({"__metadata__": {"fedkd": "{}"}}), framed({"__metadata__": {"fedkd": "{}", "sha256": None}}),
-        framed(b"[" * 100_000), framed({"__metadata__": {"fedkd": "[" * 100_000}}), framed({"__metadata__": None}),
+        b"",
+        b"\xff" * 8,
+        b"\xff" * 100,
+        framed(b"\xff\xfe"),
+        framed([]),
+        framed(1),
+        framed({}),
+        framed({"__metadata__": []}),
+        framed({"__metadata__": {}}),
+        framed({"__metadata__": {"fedkd": 1}}),
+        framed({"__metadata__": {"fedkd": "{"}}),
+        framed({"__metadata__": {"fedkd": "{}"}}),
+        framed({"__metadata__": {"fedkd": "{}", "sha256": None}}),
+        framed(b"[" * 100_000),
+        framed({"__metadata__": {"fedkd": "[" * 100_000}}),
+        framed({"__metadata__": None}),
         framed({"__metadata__": {"fedkd": "{}"}, "a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
-        framed({"__metadata__": {"fedkd": "{}"}, "a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}) + b"\0",
-        framed({"__metadata__": {"fedkd": "{}"}, "a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}) + b"\0\0",
+        framed({"__metadata__": {"fedkd": "{}"}, "a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}})
+        + b"\0",
+        framed({"__metadata__": {"fedkd": "{}"}, "a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}})
+        + b"\0\0",
     ],
-)  # fmt: skip
+)
 def test_whatever_else_is_in_the_file_is_an_error_of_one_kind(path, content):
     path.parent.mkdir()
     path.write_bytes(content)

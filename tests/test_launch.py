@@ -1,4 +1,4 @@
-"""Flower's own engines, driven by fedkd.flower.launch. A tiny app stands in for ours, so that only the launcher is tested."""
+"""Flower's own engines, driven by fedkd.flower.launch. A tiny app stands in for ours: only the launcher is tested."""
 
 import os
 import signal
@@ -72,11 +72,18 @@ def main(grid, context):
 @pytest.fixture
 def app_dir(tmp_path):
     folder = tmp_path / "tinyapp"
-    for name, text in {"server/app.py": SERVER, "clients/app.py": CLIENT, "pyproject.toml": PYPROJECT}.items():
+    files = {
+        "pyproject.toml": PYPROJECT,
+        "LICENSE": "for tests",
+        "server/__init__.py": "",  # without it, a package named server anywhere else on the path would win
+        "server/app.py": SERVER,
+        "clients/__init__.py": "",
+        "clients/app.py": CLIENT,
+    }
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (folder / "LICENSE").write_text("for tests")
     return folder
 
 
@@ -115,8 +122,10 @@ def test_a_folder_without_an_app_is_refused(tmp_path):
         run_with_flower(tmp_path, {}, nodes=2, echo=print)
 
 
-def test_the_checkout_is_no_second_source_of_the_app(tmp_path, app_dir, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(app_dir), "/elsewhere", ""]))
+def test_another_checkout_is_no_second_source_of_the_app(tmp_path, app_dir, monkeypatch):
+    other = tmp_path / "other"
+    (other / "clients").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(app_dir), "/elsewhere", str(other), ""]))
     environment = launch.neutral_environment(tmp_path, without=app_dir)
     assert environment["PYTHONPATH"] == "/elsewhere"
     assert environment["FLWR_HOME"].startswith(str(tmp_path))
@@ -140,7 +149,10 @@ def test_a_superlink_that_cannot_start_says_why(folder):
 
 def test_processes_are_found_by_the_home_they_were_given_whoever_their_parent_is(folder):
     environment = launch.neutral_environment(folder)
-    orphan = "import subprocess; print(subprocess.Popen(['sleep', '1000'], stdout=2, start_new_session=True).pid)"
+    orphan = (
+        "import subprocess as s; n = s.DEVNULL\n"
+        "print(s.Popen(['sleep', '1000'], stdout=n, stderr=n, start_new_session=True).pid)"
+    )
     with subprocess.Popen(["sleep", "1000"]) as bystander:
         done = subprocess.run(
             [sys.executable, "-c", orphan], env=environment, capture_output=True, text=True, check=True
@@ -164,7 +176,7 @@ def test_a_simulation_runs_the_bundled_code_with_the_given_settings_and_leaves_n
     assert "('late', True), ('nested.key', 1), ('nodes', 2), ('rate', 1e-05), ('word', 'a \"b\"')" in log
     replies = sorted(line[line.index("REPLY") :] for line in lines if "REPLY" in line)
     assert len(replies) == 2
-    for k, reply in enumerate(sorted(replies, key=lambda line: line.index("partition-id") and line[-30:])):
+    for k, reply in enumerate(replies):  # they differ in the partition only
         assert "/flwr/apps/tests.tinyapp" in reply
         assert str(app_dir) not in reply
         assert f"('partition-id', {k})" in reply

@@ -10,8 +10,18 @@ from fedkd.random import derive, generator
 
 
 def test_equal_names_draw_the_same_and_every_other_name_something_else():
-    names = [(), ("client",), ("client", 7), ("client", 7, "round", 3), ("client", 7, "round", 4), ("client", 8, "round", 3),
-             ("client", "7"), ("client", 77), ("client7",), (7, "client")]  # fmt: skip
+    names = [
+        (),
+        ("client",),
+        ("client", 7),
+        ("client", 7, "round", 3),
+        ("client", 7, "round", 4),
+        ("client", 8, "round", 3),
+        ("client", "7"),
+        ("client", 77),
+        ("client7",),
+        (7, "client"),
+    ]
     seeds = [derive(seed, *name) for seed in (0, 1) for name in names]
     assert len(set(seeds)) == len(seeds)
     assert seeds == [derive(seed, *name) for seed in (0, 1) for name in names]

@@ -48,11 +48,31 @@ def test_a_spec_is_a_name_with_literal_keyword_options(spec, expected):
 @pytest.mark.parametrize(
     "spec",
     [
-        "", " ", "era(", "era)", "era(0.1)", "era(temperature=open('x'))", "era(__import__('os'))", "a.b(c=1)", "era(**{'a': 1})",
-        "era(a=1, a=2)", "f(a={[]: 1})", "f(a={{1}})", "lambda x: 1", "f(a=1)(b=2)", "a\x00b", "1", "f(a=b)", "f(a=" + "(" * 5000,
-        "f(a=" + "9" * 5000 + ")", "a b", "a; b", "mean:", "\ud800",
+        "",
+        " ",
+        "era(",
+        "era)",
+        "era(0.1)",
+        "era(temperature=open('x'))",
+        "era(__import__('os'))",
+        "a.b(c=1)",
+        "era(**{'a': 1})",
+        "era(a=1, a=2)",
+        "f(a={[]: 1})",
+        "f(a={{1}})",
+        "lambda x: 1",
+        "f(a=1)(b=2)",
+        "a\x00b",
+        "1",
+        "f(a=b)",
+        "f(a=" + "(" * 5000,
+        "f(a=" + "9" * 5000 + ")",
+        "a b",
+        "a; b",
+        "mean:",
+        "\ud800",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_spec_says_how_to_write_one(spec):
     with pytest.raises(SpecError, match=r"write it like 'name' or 'name\(option=value\)'"):
         parse(spec)

@@ -104,9 +104,14 @@ def test_a_grid_that_the_wire_does_not_know_is_refused(bits):
 
 
 CHAINS = [
-    "float16 | float32", "quantize(bits=4) | float16", "argmax | float16", "quantize(bits=2) | argmax", "float16 | quantize(bits=8)",
-    "argmax | quantize(bits=3)", "quantize(bits=8) | quantize(bits=2) | float32",
-]  # fmt: skip
+    "float16 | float32",
+    "quantize(bits=4) | float16",
+    "argmax | float16",
+    "quantize(bits=2) | argmax",
+    "float16 | quantize(bits=8)",
+    "argmax | quantize(bits=3)",
+    "quantize(bits=8) | quantize(bits=2) | float32",
+]
 
 
 @pytest.mark.parametrize("chain", CHAINS)

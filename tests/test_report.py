@@ -14,8 +14,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fedkd.errors import DataError
+from fedkd.journal import Run, read_run
 from fedkd.records import RoundReport
-from fedkd.report import Run, read_run, render, write_report
+from fedkd.report import render, write_report
 
 PANELS = [
     "accuracy", "bytes", "clients", "presence", "latency", "seconds", "reliability", "confusion", "loss", "entropy",

@@ -55,6 +55,7 @@ def run_with_flower(
     """
     if importlib.util.find_spec("ray") is None:
         raise ExtraError("Flower's simulation", "ray", "dev")
+    check_keys(app_dir, run_config)
     with tempfile.TemporaryDirectory(prefix="fedkd-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         environment = neutral_environment(folder, without=app_dir)
@@ -91,8 +92,7 @@ class Flwr:
     def submit(
         self, app_dir: Path, run_config: Mapping[str, str | int | float | bool], *, federation: str | None = None
     ) -> str:
-        """Submit the app and return the id of its run; raise with Flower's own words if it is refused."""
-        check_keys(app_dir, run_config)
+        """Submit the app and return the id of its run; raise what Flower says if it refuses it."""
         arguments = ["run", str(app_dir.resolve()), CONNECTION]
         if run_config:
             path = self._folder / "run-config.toml"
@@ -278,11 +278,13 @@ def _marked(mark: bytes) -> list[int]:
 def neutral_environment(folder: Path, *, without: Path | None = None) -> dict[str, str]:
     """Return an environment in which Flower keeps to ``folder``, asks nobody and imports no app but the bundle's.
 
-    ``without`` is the checkout of the app: on ``PYTHONPATH`` it would be a second source of the same modules.
+    ``without`` is the folder of the app: what lies on ``PYTHONPATH`` and has packages of the same names is taken off,
+    be it the same checkout or another.
     """
     scripts = str(Path(sys.executable).parent)
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = [entry for entry in entries if entry and (without is None or Path(entry).resolve() != without.resolve())]
+    names = component_packages(without) if without is not None else set()
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    kept = [entry for entry in entries if not any((Path(entry) / name).is_dir() for name in names)]
     environment = os.environ | {
         "FLWR_HOME": str(folder / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -304,15 +306,25 @@ def neutral_environment(folder: Path, *, without: Path | None = None) -> dict[st
 
 def check_keys(app_dir: Path, run_config: Mapping[str, Any]) -> None:
     """Raise if the app does not declare a key: Flower would refuse it too, but not say which."""
-    path = app_dir / "pyproject.toml"
-    try:
-        app = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
-        raise FedkdError(f"no Flower App in {app_dir}: pyproject.toml with [tool.flwr.app] expected") from None
-    known = set(_flat(app.get("config", {})))
+    known = set(_flat(app_table(app_dir).get("config", {})))
     for key in run_config:
         if key not in known:
             raise FedkdError(f"the app in {app_dir} has no run config key {key!r}.{did_you_mean(key, known)}")
+
+
+def component_packages(app_dir: Path) -> set[str]:
+    """Return the top-level packages of ServerApp and ClientApp, such as ``{"server", "clients"}``."""
+    return {str(reference).partition(":")[0].split(".")[0] for reference in app_table(app_dir)["components"].values()}
+
+
+def app_table(app_dir: Path) -> Any:
+    """Return ``[tool.flwr.app]`` of the app in ``app_dir``."""
+    try:
+        table = tomllib.loads((app_dir / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+        _ = table["components"].values()
+        return table
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
+        raise FedkdError(f"no Flower App in {app_dir}: pyproject.toml with [tool.flwr.app] expected") from None
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -347,6 +359,7 @@ def to_toml(values: Mapping[str, str | int | float | bool]) -> str:
 
 
 def toml_value(value: str | int | float | bool) -> str:
+    """Return one value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return _quoted(value) if isinstance(value, str) else repr(value)

@@ -1,0 +1,82 @@
+"""What a page is made of: panels, tables of data, and :func:`page`, which sets them into a template.
+
+Whatever is drawn is thinned to what a reader can use, and says so. Looks are in :mod:`fedkd.report_template`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jinja2
+from markupsafe import Markup
+
+from fedkd import charts
+from fedkd.charts import Line, swatch
+from fedkd.report_template import CSS
+
+POINTS = 200  # of a line; beyond that, evenly spread rounds are drawn
+ROWS = 100  # of a data table
+UNKNOWN = "Not known in this run."
+WORDS = {"architecture", "last error", "answer"}  # heads of columns that hold words, not numbers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """The numbers behind a picture, for those who cannot see it or want to count."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    text: frozenset[int] = frozenset()  # columns of words; all others hold numbers, but the first, which names the row
+    best: int = -1
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One card of the page: a question, a picture or a table that answers it, and the numbers behind it."""
+
+    id: str
+    title: str
+    caption: str
+    svg: Markup = Markup()
+    legend: Markup = Markup()
+    shown: DataTable | None = None
+    tables: Sequence[DataTable] = ()
+    unknown: str = UNKNOWN
+
+
+def page(template: str, **values: object) -> str:
+    """Fill a template with autoescape on; a name that is missing is an error."""
+    looks = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return looks.from_string(template).render(css=Markup(CSS), **values)
+
+
+def panel(id: str, title: str, caption: str, svg: str, items: Sequence[tuple[str, str]], *tables: DataTable) -> Panel:
+    """Return the card of a picture by :mod:`fedkd.charts`; ``items`` of its legend are ``(swatch, text)``."""
+    caption = caption if svg else caption.replace(UNKNOWN, "").strip()  # the body of the card says it
+    legend = charts.legend(items) if items else ""
+    return Panel(id, title, caption, Markup(svg), Markup(legend), tables=tables)  # charts escape for themselves
+
+
+def data_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "Data table", what: str = "rows"
+) -> DataTable:
+    """Return a table of at most ``ROWS`` rows, evenly spread."""
+    kept = [rows[i] for i in charts.thin(len(rows), ROWS)]
+    note = f"Shown: {len(kept)} of {len(rows)} {what}, evenly spread." if len(kept) < len(rows) else ""
+    return DataTable(title, head, kept, note, frozenset(i for i, name in enumerate(head) if i and name in WORDS))
+
+
+def thinned(line: Sequence[T]) -> list[T]:
+    """Return at most ``POINTS`` points of a line, evenly spread."""
+    return [line[i] for i in charts.thin(len(line), POINTS)]
+
+
+def line_legend(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return the items of a legend that names each line."""
+    return [(swatch("line", line.color, line.dash), line.name) for line in lines]

@@ -1,0 +1,489 @@
+"""The panels of a report: pure functions from a run to one card each, which asks a question and answers it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median_low
+
+from fedkd import charts
+from fedkd.charts import Band, Line, Pair, swatch
+from fedkd.journal import SUMMARY, Run, listed, part, real, round_bytes
+from fedkd.page import ROWS, UNKNOWN, DataTable, Panel, data_table, line_legend, panel, thinned
+from fedkd.records import RoundReport
+from fedkd.units import gap, percent, plain, points, seconds, short, size, whole
+
+CLIENTS = 30  # rows of a chart over clients
+COLUMNS = 25  # columns of a chart over rounds; beyond that, neighboring rounds share one
+CLASSES = 20  # of the confusion matrix; beyond that, the classes with the fewest mistakes are gathered
+BINS = 50  # of a reliability curve
+PHASES = ("clients", "aggregate", "distill", "evaluate")
+STUDENT_AND_TEACHER = (("student", 1, 0), ("teacher", 2, 1))  # name, color, dash
+
+
+def accuracy(run: Run) -> Panel:
+    """Accuracy of the student, the ensemble and the clients alone over rounds."""
+    low, high = run.series("local_worst"), run.series("local_best")
+    band = [(x, a, b) for (x, a), (_, b) in zip(low, high, strict=True)]
+    lines = _accuracy_lines(run, [float(r.round) for r in run.rounds])
+    svg = charts.line_chart(
+        lines,
+        title="Test accuracy over rounds",
+        x_label="round",
+        y_label="accuracy",
+        x_format=whole,
+        y_limits=(0.0, 1.0),
+        whole_x=True,
+        band=Band(thinned(band), 3) if lines else None,
+    )
+    student, mean = run.last("student"), run.last("local_mean")
+    answer = UNKNOWN
+    if student is not None and mean is not None:
+        answer = f"After round {run.rounds[-1].round} it is {gap(student - mean)} the average client."
+    elif student is not None:
+        answer = f"It reaches {percent(student)}; the clients' own accuracy is not known."
+    names = ["student", "ensemble", "local_mean", "local_best", "local_worst", "coverage"]
+    head = ["round", "student", "ensemble", "local mean", "local best", "local worst", "coverage"]
+    rows = [[str(r.round), *(percent(real(r.metrics.get(name))) for name in names)] for r in run.rounds]
+    items = line_legend(lines)
+    if any(a is not None and b is not None for _, a, b in band):
+        items.append((swatch("band", 3), "worst to best client"))
+    caption = f"Is the student better than what clients have alone? {answer}"
+    return panel("accuracy", "Accuracy over rounds", caption, svg, items, data_table(head, rows))
+
+
+def accuracy_by_bytes(run: Run) -> Panel:
+    """Accuracy over the bytes of all clients, with one round of FedAvg for scale."""
+    moved = run.traffic()
+    lines = _accuracy_lines(run, moved)[:2]
+    possible, why, cost = run.fedavg
+    round_of_fedavg = 2 * (cost or 0.0) * len(run.clients)  # weights go down and up again
+    mark = (round_of_fedavg, f"one FedAvg round: {size(round_of_fedavg)}") if possible and round_of_fedavg else None
+    svg = charts.line_chart(
+        lines,
+        title="Test accuracy over bytes moved",
+        x_label="bytes moved so far by all clients, up and down (log scale)",
+        y_label="accuracy",
+        x_format=size,
+        y_limits=(0.0, 1.0),
+        log_x=True,
+        mark=mark,
+    )
+    if possible is False:
+        answer = f"FedAvg is impossible here{': ' + why if why else ''}."
+    elif mark and moved[-1] > 0:
+        answer = f"The whole run moved {size(moved[-1])}; one round of FedAvg would move {size(mark[0])}."
+    else:
+        answer = f"The whole run moved {size(moved[-1])}." if moved[-1] else UNKNOWN
+    rows = [
+        [
+            str(r.round),
+            size(total),
+            size(round_bytes(r, "up")),
+            size(round_bytes(r, "down")),
+            percent(real(r.metrics.get("student"))),
+            percent(real(r.metrics.get("ensemble"))),
+        ]
+        for r, total in zip(run.rounds, moved, strict=True)
+    ]
+    head = ["round", "so far", "up", "down", "student", "ensemble"]
+    caption = f"What does accuracy cost in bytes? {answer}"
+    return panel("bytes", "Accuracy over bytes", caption, svg, line_legend(lines), data_table(head, rows))
+
+
+def _accuracy_lines(run: Run, xs: Sequence[float]) -> list[Line]:
+    lines = []
+    for name, metric, color, dash in (
+        ("student", "student", 1, 0),
+        ("ensemble, on the transfer set", "ensemble", 2, 1),
+        ("average client alone", "local_mean", 3, 0),
+    ):
+        values = [y for _, y in run.series(metric)]
+        if any(y is not None for y in values):
+            lines.append(Line(name, thinned(list(zip(xs, values, strict=True))), color, dash))
+    return lines
+
+
+def gain(run: Run) -> Panel:
+    """Accuracy of each client's own model before and after."""
+    stated = part(run.summary, "clients")
+    pairs: dict[str, tuple[float | None, float | None]] = {}
+    for key in run.clients:
+        told = [v for r in run.rounds if (v := real(part(r.clients, key).get("local"))) is not None]
+        row = part(stated, key)
+        before, after = real(row.get("before")), real(row.get("after"))
+        if told:
+            before, after = told[0] if before is None else before, told[-1] if after is None else after
+        pairs[key] = before, after
+    known = keys = [key for key in run.clients if pairs[key] != (None, None)]
+    gains = {key: after - before for key, (before, after) in pairs.items() if before is not None and after is not None}
+    cut = ""
+    if len(known) > CLIENTS:
+        ranked = sorted(known, key=lambda key: gains.get(key, 0.0))
+        half = CLIENTS // 2
+        keys = ranked[:half] + ranked[-half:]
+        cut = f" Drawn: the {half} clients that gained least and the {half} that gained most, of {len(known)}."
+    student = real(run.scoreboard.get("student"))
+    svg = charts.dumbbell_chart(
+        [Pair(_client_name(run, key), *pairs[key]) for key in keys],
+        title="Accuracy of each client before and after",
+        x_label="test accuracy of the client's own model",
+        reference=None if student is None else (student, f"student {percent(student)}"),
+    )
+    answer = f"{sum(g > 0 for g in gains.values())} of {len(gains)} own models got better." if gains else UNKNOWN
+    if gains and len(run.rounds) == 1:
+        answer = "After one round nothing has come back to the clients yet."
+    if gains and student is not None:
+        beaten = sum(after is not None and after < student for _, after in pairs.values())
+        answer += f" The student beats the own model of {beaten} of {len(known)}."
+    answer += cut
+    rows = [
+        [
+            short(key, 40),
+            short(str(part(stated, key).get("architecture") or "not known"), 60),
+            percent(pairs[key][0]),
+            percent(pairs[key][1]),
+            points(gains.get(key)),
+        ]
+        for key in run.clients
+    ]
+    head = ["client", "architecture", "first round", "last round", "points"]
+    items = [(swatch("ring", 3), "alone, first round"), (swatch("dot", 1), "after the last round")]
+    caption = f"Who gains from taking part? {answer}"
+    data = data_table(head, rows, what="clients")
+    return panel("clients", "Every client, before and after", caption, svg, items, data)
+
+
+def presence(run: Run) -> Panel:
+    """How each client did in each round: answered, late, silent or failed."""
+    groups, names, shared = _bins(run)
+    rank = {status: i for i, status in enumerate(charts.STATUSES)}
+    tally = {key: run.statuses(key) for key in run.clients}
+    missed = {key: sum(status != "answered" for status in tally[key]) for key in run.clients}
+    keys, cut = _fewest(run.clients, missed, "that missed most")
+
+    def cell(key: str, group: Sequence[RoundReport]) -> str | None:
+        found = [s for r in group if (s := str(part(r.clients, key).get("status"))) in rank]
+        return f"st-{max(found, key=lambda s: rank[s])}" if found else None
+
+    cells = [[cell(key, group) for group in groups] for key in keys]
+    svg = charts.grid_chart(
+        cells,
+        title="Who answered in which round",
+        rows=[_client_name(run, key) for key in keys],
+        columns=names,
+        x_label="round",
+        y_label="client",
+        glyphs=True,
+    )
+    asked = sum(len(statuses) for statuses in tally.values())
+    answered = sum(statuses.count("answered") for statuses in tally.values())
+    answer = f"{answered:,} of {asked:,} answers came in time.{cut}" if asked else UNKNOWN
+    if shared:
+        answer += f"{shared} and shows the worst of them."
+    head = ["client", "asked", *charts.STATUSES, "last error"]
+    rows = [
+        [
+            short(key, 40),
+            str(len(tally[key])),
+            *(str(tally[key].count(status)) for status in charts.STATUSES),
+            _last_error(run, key),
+        ]
+        for key in run.clients
+    ]
+    words = {"late": "late, of an earlier round", "silent": "silent until the deadline"}
+    items = [(swatch("status", status), words.get(status, status)) for status in charts.STATUSES]
+    data = data_table(head, rows, what="clients")
+    return panel("presence", "Who was there", f"Who answered, and when? {answer}", svg, items, data)
+
+
+def latency(run: Run) -> Panel:
+    """How long each client took to answer, round by round."""
+    groups, names, shared = _bins(run)
+    known = {key: _latencies(run.rounds, key) for key in run.clients}
+    every = sorted(v for values in known.values() for v in values)
+    slowest = {key: max(known[key], default=-1.0) for key in run.clients}
+    keys, cut = _fewest(run.clients, slowest, "that were slowest once")
+    edges = _edges(every)
+
+    def cell(key: str, group: Sequence[RoundReport]) -> str | None:
+        found = _latencies(group, key)
+        return f"level-{1 + sum(max(found) > edge for edge in edges[:-1])}" if found else None
+
+    svg = charts.grid_chart(
+        [[cell(key, group) for group in groups] for key in keys],
+        title="How long each answer took",
+        rows=[_client_name(run, key) for key in keys],
+        columns=names,
+        x_label="round",
+        y_label="client",
+    )
+    answer = UNKNOWN
+    if every:
+        answer = f"Half of the answers took at most {seconds(median_low(every))}"
+        last = max(run.clients, key=lambda key: slowest[key])
+        answer += f"; the slowest, of client {short(last, 20)}, {seconds(every[-1])}.{cut}"
+        if shared:
+            answer += f"{shared} and shows the slowest answer."
+    rows = [
+        [short(key, 40), str(len(v)), *([seconds(median_low(v)), seconds(max(v))] if v else ["–", "–"])]
+        for key, v in known.items()
+    ]
+    items = [(swatch("level", f"level-{i + 1}"), f"up to {seconds(edge)}") for i, edge in enumerate(edges)]
+    data = data_table(["client", "answers", "median", "slowest"], rows, what="clients")
+    return panel("latency", "How long answers took", f"Whom did the round wait for? {answer}", svg, items, data)
+
+
+def _latencies(rounds: Sequence[RoundReport], key: str) -> list[float]:
+    return [v for r in rounds if (v := real(r.latency.get(key))) is not None and v >= 0]
+
+
+def _edges(values: Sequence[float]) -> list[float]:
+    """Return upper ends of at most five classes of ``values``, in equal ratios where they span a wide range."""
+    if not values:
+        return []
+    low, high = values[0], values[-1]
+    if seconds(low) == seconds(high):
+        return [high]
+    steps = [(i + 1) / charts.LEVELS for i in range(charts.LEVELS)]
+    floor = max(low, high / 1e4)
+    if high / floor > 8:
+        return [floor * (high / floor) ** step for step in steps]
+    return [low + (high - low) * step for step in steps]
+
+
+def _bins(run: Run) -> tuple[list[list[RoundReport]], list[str], str]:
+    """Return groups of neighboring rounds that share a column, the names of the columns and a note if any is shared."""
+    per = math.ceil(len(run.rounds) / COLUMNS)
+    groups = [run.rounds[i : i + per] for i in range(0, len(run.rounds), per)]
+    names = [str(group[0].round) for group in groups]
+    return groups, names, f" Each column covers {per} rounds" if per > 1 else ""
+
+
+def _fewest(keys: Sequence[str], missed: Mapping[str, float], which: str) -> tuple[list[str], str]:
+    """Return the clients to draw, in their order: all, or those with the highest number in ``missed``."""
+    if len(keys) <= CLIENTS:
+        return list(keys), ""
+    chosen = set(sorted(keys, key=lambda key: -missed[key])[:CLIENTS])
+    return [key for key in keys if key in chosen], f" Drawn: the {CLIENTS} clients {which}, of {len(keys)}."
+
+
+def _client_name(run: Run, key: str) -> str:
+    architecture = str(part(part(run.summary, "clients"), key).get("architecture") or "")
+    return f"{short(key, 9)} {architecture.partition('(')[0].strip()}".strip()
+
+
+def _last_error(run: Run, key: str) -> str:
+    found = (part(r.clients, key).get("error") for r in reversed(run.rounds))
+    return short(" ".join(str(next((error for error in found if error), "")).split()), 120)
+
+
+def phases(run: Run) -> Panel:
+    """Seconds of each phase of a round."""
+    found = {str(key) for r in run.rounds for key, value in r.seconds.items() if real(value) is not None}
+    shown = [p for p in PHASES if p in found] + sorted(found - set(PHASES))[: charts.COLORS - len(PHASES)]
+    groups, names, shared = _bins(run)
+
+    def mean(group: Sequence[RoundReport], phase: str) -> float:
+        return sum(max(0.0, real(r.seconds.get(phase)) or 0.0) for r in group) / len(group)
+
+    svg = charts.stacked_chart(
+        [(name, [mean(group, p) for p in shown]) for name, group in zip(names, groups, strict=True)],
+        [short(p, 24) for p in shown],
+        title="Seconds by phase and round",
+        x_label="round",
+        y_label="time",
+    )
+    totals = {p: sum(real(r.seconds.get(p)) or 0.0 for r in run.rounds) for p in shown}
+    total = sum(totals.values())
+    answer = UNKNOWN
+    if total > 0:
+        longest = max(totals, key=lambda p: totals[p])
+        answer = (
+            f"{seconds(total)} in all, {percent(totals[longest] / total)} of it in the phase {short(longest, 24)!r}."
+        )
+        if shared:
+            answer += f"{shared} and shows their mean."
+    rows = [[str(r.round), *(seconds(real(r.seconds.get(p))) for p in shown)] for r in run.rounds] if shown else []
+    items = [
+        (swatch("box", i % charts.COLORS + 1), f"{short(p, 24)}, {seconds(totals[p])}") for i, p in enumerate(shown)
+    ]
+    data = data_table(["round", *(short(p, 24) for p in shown)], rows)
+    return panel("seconds", "Where the time went", f"Which phase takes the time? {answer}", svg, items, data)
+
+
+def reliability(run: Run) -> Panel:
+    """Accuracy over confidence of the student and the teacher."""
+    given = part(run.summary, "reliability")
+    curves, items, asides, rows = [], [], [], []
+    for who, color, dash in STUDENT_AND_TEACHER:
+        bins = [b for b in listed(given, who) if isinstance(b, dict)]
+        triples = [tuple(real(b.get(key)) for key in ("confidence", "accuracy", "count")) for b in bins]
+        known = [(c, a, n) for c, a, n in triples if c is not None and a is not None and n and n > 0][:BINS]
+        ece = run.last(f"{who}_ece")
+        if known:
+            curves.append((who, known, color))
+            items.append((swatch("line", color, dash), who + ("" if ece is None else f", ECE {ece:.3f}")))
+            rows += [[who, percent(c), percent(a), f"{n:,.0f}"] for c, a, n in known]
+        if ece is not None:
+            asides.append(f"the {who} is off by {100 * ece:.1f} points on average")
+    svg = charts.reliability_chart(curves, title="Accuracy over confidence")
+    answer = f"{asides[0][:1].upper()}{'; '.join(asides)[1:]} (ECE)." if asides else UNKNOWN
+    items = items + [(swatch("reference"), "perfectly calibrated")] if items else []
+    caption = f"When it says 80% sure, is it right 80% of the time? {answer}"
+    caption += " Larger dots hold more samples." if svg else ""
+    data = data_table(["who", "confidence", "accuracy", "samples"], rows)
+    return panel("reliability", "Reliability", caption, svg, items, data)
+
+
+def confusion(run: Run) -> Panel:
+    """Truth by answer of the student, and its most frequent mistakes."""
+    counts, names = _matrix(run)
+    title, question = "Confusion", "What does the student take for what?"
+    if not counts:
+        return panel("confusion", title, f"{question} {UNKNOWN}", "", [])
+    total, hits = sum(map(sum, counts)), sum(counts[i][i] for i in range(len(counts)))
+    mistakes = sorted(
+        ((counts[i][j], i, j) for i in range(len(counts)) for j in range(len(counts)) if i != j and counts[i][j]),
+        key=lambda entry: (-entry[0], entry[1:]),
+    )
+    answer = "It makes no mistake."
+    if mistakes:
+        n, i, j = mistakes[0]
+        answer = f"Most often {short(names[i], 30)!r} for {short(names[j], 30)!r} ({n:g} times)."
+    gathered, labels, cut = _gathered(counts, names)
+    svg = charts.confusion_chart(gathered, labels, title="Truth by answer of the student")
+    rows = [
+        [short(names[i], 40), short(names[j], 40), f"{n:g}", percent(n / sum(counts[i]))] for n, i, j in mistakes[:20]
+    ]
+    top = data_table(["truth", "answer", "times", "of that class"], rows, title="The most frequent mistakes")
+    full = data_table(
+        ["truth \\ answer", *(short(label, 16) for label in labels)],
+        [[short(label, 16), *(f"{n:g}" for n in row)] for label, row in zip(labels, gathered, strict=True)],
+    )
+    items = [(swatch("box", 1), "right"), (swatch("box", 2), "wrong")]
+    share = f" {percent(hits / total)} of {total:,g} answers are right." if total else ""
+    caption = f"{question} {answer}{share} Stronger color: larger share of the true class.{cut}"
+    return panel("confusion", title, caption, svg, items, top, full)
+
+
+def _matrix(run: Run) -> tuple[list[list[float]], list[str]]:
+    """Return the confusion matrix (C, C) and class names; empty unless it is square and all numbers."""
+    counts = [[real(n) for n in row] if isinstance(row, list) else [] for row in listed(run.summary, "confusion")]
+    if not counts or any(len(row) != len(counts) or any(n is None or n < 0 for n in row) for row in counts):
+        return [], []
+    named = [str(name) for name in listed(part(run.summary, "data"), "class_names")]
+    names = named if len(named) == len(counts) else []
+    return [[n or 0.0 for n in row] for row in counts], names or [str(i) for i in range(len(counts))]
+
+
+def _gathered(counts: list[list[float]], names: list[str]) -> tuple[list[list[float]], list[str], str]:
+    """Keep the classes with the most mistakes and add up the others; counts keep their total."""
+    if len(counts) <= CLASSES:
+        return counts, names, ""
+    wrong = [sum(row) + sum(c[i] for c in counts) - 2 * row[i] for i, row in enumerate(counts)]
+    kept = sorted(sorted(range(len(counts)), key=lambda i: -wrong[i])[: CLASSES - 1])
+    place = {i: k for k, i in enumerate(kept)}
+    gathered = [[0.0] * CLASSES for _ in range(CLASSES)]
+    for i, row in enumerate(counts):
+        for j, n in enumerate(row):
+            gathered[place.get(i, CLASSES - 1)][place.get(j, CLASSES - 1)] += n
+    rest = len(counts) - len(kept)
+    cut = f" Drawn: the {len(kept)} classes with the most mistakes; the last row and column gather the other {rest}."
+    return gathered, [names[i] for i in kept] + [f"other {rest}"], cut
+
+
+def loss(run: Run) -> Panel:
+    """Loss over rounds. Accuracy only counts who is right; the loss also asks how much was bet on it."""
+    lines = [
+        Line(who, thinned(run.series(f"{who}_nll")), color, dash)
+        for who, color, dash in STUDENT_AND_TEACHER
+        if run.last(f"{who}_nll") is not None
+    ]
+    svg = _nats_chart(lines, "Negative log-likelihood over rounds", "negative log-likelihood, in nats")
+    student, teacher = run.last("student_nll"), run.last("teacher_nll")
+    answer = UNKNOWN
+    if student is not None:
+        answer = f"The student's loss is {student:.2f}" + (
+            "." if teacher is None else f", the teacher's {teacher:.2f}."
+        )
+        answer += " Lower is better; sure and wrong costs most."
+    head = ["round", "student NLL", "student ECE", "teacher NLL", "teacher ECE"]
+    names = ["student_nll", "student_ece", "teacher_nll", "teacher_ece"]
+    rows = [[str(r.round), *(_three(real(r.metrics.get(name))) for name in names)] for r in run.rounds]
+    caption = f"Does it put its bets on the right answer? {answer}"
+    return panel("loss", "Loss over rounds", caption, svg, line_legend(lines), data_table(head, rows))
+
+
+def entropy(run: Run) -> Panel:
+    """Mean entropy of the teacher over rounds."""
+    line = run.series("teacher_entropy")
+    known = [(x, y) for x, y in line if y is not None]
+    drawn = [Line("teacher", thinned(line), 2, 0)]
+    svg = _nats_chart(drawn, "Entropy of the teacher over rounds", "mean entropy of the teacher, in nats")
+    classes = real(part(run.summary, "data").get("classes"))
+    answer = UNKNOWN
+    if known:
+        first, last = known[0][1], known[-1][1]
+        way = (
+            "stayed as sure as it was"
+            if f"{first:.2f}" == f"{last:.2f}"
+            else ("grew surer" if last < first else "grew less sure")
+        )
+        answer = f"It {way}: {first:.2f} in round {known[0][0]:.0f}, {last:.2f} in round {known[-1][0]:.0f}."
+        if len(known) == 1:
+            answer = f"Its mean entropy is {last:.2f}."
+        scale = f", {math.log(classes):.2f} is a guess among {classes:.0f} classes" if classes and classes > 1 else ""
+        answer += f" 0 is certain{scale}."
+    rows = [
+        [str(r.round), _three(y), percent(real(r.metrics.get("coverage")))]
+        for r, (_, y) in zip(run.rounds, line, strict=True)
+    ]
+    data = data_table(["round", "entropy (nats)", "coverage"], rows)
+    return panel("entropy", "How sure the teacher is", f"Do the clients come to one answer? {answer}", svg, [], data)
+
+
+def _nats_chart(lines: Sequence[Line], title: str, y_label: str) -> str:
+    return charts.line_chart(
+        lines,
+        title=title,
+        x_label="round",
+        y_label=y_label,
+        x_format=whole,
+        y_format=lambda y: f"{y:.2f}",
+        y_limits=(0.0, math.inf),
+        y_span=0.2,
+        whole_x=True,
+    )
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def released(run: Run) -> Panel:
+    """What left each device, in what form, how large and to whom."""
+    items = [row for row in listed(run.summary, "released") if isinstance(row, dict)]
+    rows = [
+        [
+            *(short(plain(row.get(key)), 120) for key in ("what", "form")),
+            size(real(row.get("bytes"))),
+            short(plain(row.get("to")), 40),
+        ]
+        for row in items[:ROWS]
+    ]
+    note = f"{len(items) - ROWS} more entries are in {SUMMARY}." if len(items) > ROWS else ""
+    shown = (
+        DataTable("What left each device", ["what", "form", "bytes", "to"], rows, note, frozenset({0, 1, 3}))
+        if rows
+        else None
+    )
+    totals = {
+        key: [sum(real(part(r.clients, key).get(f"bytes_{way}")) or 0.0 for r in run.rounds) for way in ("up", "down")]
+        for key in run.clients
+    }
+    each = [[short(key, 40), size(up), size(down)] for key, (up, down) in totals.items()]
+    caption = "What exactly left each device?"
+    caption += " No message has a field for inputs, labels, weights or gradients." if rows else ""
+    data = data_table(["client", "sent in all", "received in all"], each, title="Bytes by client", what="clients")
+    return Panel("released", "What left each device", caption, shown=shown, tables=[data])

@@ -1,0 +1,74 @@
+"""Numbers and words as people read them: shares, bytes, durations. A number that is not known (None) is a dash."""
+
+from __future__ import annotations
+
+import json
+
+
+def percent(value: float | None) -> str:
+    """Return ``0.879`` as ``"87.9%"``, None as a dash."""
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of two shares in percentage points with its sign: ``0.333`` as ``"+33.3"``."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}"
+    return "±0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def gap(difference: float) -> str:
+    """Return ``0.333`` as ``"33.3 points above"``; a difference that rounds to nothing is ``"level with"``."""
+    text = f"{abs(100 * difference):.1f}"
+    return "level with" if text == "0.0" else f"{text} points {'above' if difference > 0 else 'below'}"
+
+
+def size(value: float | None) -> str:
+    """Return bytes in decimal units with three digits: ``8123`` as ``"8.12 kB"``; None as a dash."""
+    if value is None:
+        return "–"
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= 0.9995 * scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration: ``0.0123`` as ``"12 ms"``, ``75`` as ``"1 min 15 s"``; None as a dash."""
+    if value is None:
+        return "–"
+    if value < 0.9995:
+        return f"{1e3 * value:.0f} ms"
+    if value < 59.95:
+        return f"{value:.3g} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def number(value: float | None) -> str:
+    """Return a plain number with three digits, None as a dash."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def whole(value: float) -> str:
+    """Return a number without decimals, such as that of a round."""
+    return f"{value:.0f}"
+
+
+def plain(value: object) -> str:
+    """Return a JSON value: a text as it is, None as ``"not known"``, all else as JSON."""
+    if value is None:
+        return "not known"
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def short(text: str, most: int) -> str:
+    """Cut ``text`` to ``most`` letters; long keys of clients differ at their end, so the middle goes."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
