@@ -24,6 +24,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+CORES = os.cpu_count() or 1
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -54,7 +56,7 @@ def run(
     set_: Sets = None,
     engine_: Annotated[str, typer.Option("--engine", help="inprocess or flower.")] = "inprocess",
     name: Annotated[str | None, typer.Option(help="Name of the run directory under runs/.")] = None,
-    workers: Workers = os.cpu_count() or 1,
+    workers: Workers = CORES,
 ) -> None:
     """Simulate a federation and write runs/NAME/ with its metrics, student and report."""
     if engine_ not in engine.ENGINES:
@@ -68,16 +70,21 @@ def run(
 
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise FedkdError(f"--name must be a plain folder name, got {name!r}")
-    path = Path(resolved.config.output) if resolved.config.output else Path("runs") / (
-        name or next_name(Path("runs"), resolved.config.preset.replace("_", "-"))
+    path = (
+        Path(resolved.config.output)
+        if resolved.config.output
+        else Path("runs") / (name or next_name(Path("runs"), resolved.config.preset.replace("_", "-")))
     )
     if name is not None and (path / "config.toml").exists():
-        raise FedkdError(f"run {name!r} exists already: choose another --name, or continue it with: fedkd resume {name}")
+        raise FedkdError(f"run {name!r} exists already: choose another --name, or continue it: fedkd resume {name}")
     _execute(resolved, path.resolve(), engine_, workers)
 
 
 @app.command()
-def resume(run: Annotated[Path, typer.Argument(help="Run directory or its name.")], workers: Workers = os.cpu_count() or 1) -> None:
+def resume(
+    run: Annotated[Path, typer.Argument(help="Run directory or its name.")],
+    workers: Workers = CORES,
+) -> None:
     """Continue a run that was interrupted; the result equals that of an uninterrupted one."""
     from fedkd.rundir import find
 
@@ -161,7 +168,9 @@ def check(preset: Preset = None, config: File = None, set_: Sets = None) -> None
     out.print(f"valid: {given} settings given, the rest are defaults")
 
 
-def _execute(resolved: configuration.Resolved, path: Path, engine_: str, workers: int, *, resuming: bool = False) -> None:
+def _execute(
+    resolved: configuration.Resolved, path: Path, engine_: str, workers: int, *, resuming: bool = False
+) -> None:
     """Run in the given engine and write the report, whatever of the run there is."""
     from fedkd.files import write_atomic
     from fedkd.report import write_report
@@ -176,7 +185,7 @@ def _execute(resolved: configuration.Resolved, path: Path, engine_: str, workers
         if engine_ == "flower":
             code = engine.run_with_flower(settings, echo=lambda line: out.print(line, markup=False, soft_wrap=True))
             if code:
-                raise FedkdError(f"the Flower run failed; the log above says why. Continue with: fedkd resume {path.name}")
+                raise FedkdError(f"the Flower run failed; the log above says why. Continue: fedkd resume {path.name}")
             summary = _read(directory.summary)
         else:
             from fedkd.screen import Screen

@@ -130,7 +130,7 @@ def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | No
             "both sides must hold the same samples in the same order"
         )
     if classes not in (None, header.classes):
-        raise CodecError(f"query is about {header.classes} classes, expected {classes}")
+        raise CodecError(f"the server asks about {header.classes} classes, this client knows {classes}")
     (rows,) = struct.unpack("<I", reader.take(4))
     if rows != size:
         raise CodecError(f"query is about {rows} rows, the transfer set has {size}")

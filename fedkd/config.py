@@ -31,7 +31,7 @@ class Config(BaseModel):
     rounds: int = Field(3, ge=1, description="cycles of ask, release, aggregate, distill")
     clients: int = Field(8, ge=1, description="clients in a simulation; in a deployment, nodes to wait for")
     data: str = Field("digits", description="labeled data that the clients hold, and the test set")
-    transfer: str = Field("split(size=400)", description="public unlabeled transfer set; split(size=n) cuts it from data")
+    transfer: str = Field("split(size=400)", description="public unlabeled inputs; split(size=n) cuts them from data")
     partition: str = Field("dirichlet(alpha=0.3)", description="how data is dealt to the clients")
     select: str = Field("all", description="which rows of the transfer set are asked in a round")
     learner: str = Field("cnn, mlp, forest, logistic", description="the clients' models, dealt in turn")
@@ -123,7 +123,10 @@ def resolve(
     if file is not None:
         layers.append((str(file), _read_file(file)))
     environ = os.environ if environ is None else environ
-    given = {k[6:].lower(): v for k, v in environ.items() if k.startswith("FEDKD_") and k[6:].lower() in Config.model_fields}
+    named = {key.removeprefix("FEDKD_").lower(): text for key, text in environ.items() if key.startswith("FEDKD_")}
+    given = {
+        key: text for key, text in named.items() if key in Config.model_fields
+    }  # FEDKD_HOME and others are not ours
     if given:
         layers.append(("environment", {key: _value(key, text) for key, text in given.items()}))
     layers.append(("--set", dict(_assignment(text) for text in sets)))

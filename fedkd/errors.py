@@ -40,9 +40,7 @@ class ExtraError(FedkdError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         """Name the feature, what it lacks and the line that installs it."""
-        super().__init__(
-            f"{feature} needs {package}, which is not installed. Run: pip install 'fedkd[{extra}]'"
-        )
+        super().__init__(f"{feature} needs {package}, which is not installed. Run: pip install 'fedkd[{extra}]'")
 
 
 class SoftLabelError(FedkdError):

@@ -268,7 +268,9 @@ def _find_factory(spec: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name not in (module_name, module_name.partition(".")[0]):
-            raise SpecError(f"learner {spec!r}: importing {module_name} failed: no module named {error.name!r}.") from None
+            raise SpecError(
+                f"learner {spec!r}: importing {module_name} failed: no module named {error.name!r}."
+            ) from None
         hint = did_you_mean(module_name, learner.names())
         raise SpecError(f"learner {spec!r}: no module named {module_name!r} here.{hint}") from None
     found = getattr(module, name, None)

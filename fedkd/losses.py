@@ -1,4 +1,4 @@
-"""Distillation losses: functions ``(z (B, C) student logits, p (B, C) teacher) -> (B,)``. The caller weighs and reduces.
+"""Distillation losses: ``(z (B, C) student logits, p (B, C) teacher) -> (B,)``. The caller weighs and reduces.
 
 They use methods of tensors only, so this file imports no framework and a configuration can be checked without one.
 """

@@ -100,7 +100,9 @@ def from_torchvision(shape: tuple[int, ...], classes: int, *, name: str, size: i
 def image(shape: tuple[int, ...], who: str, least: int) -> tuple[int, int, int]:
     """Return (channels, height, width) of an image shape, or say that ``who`` cannot take these inputs."""
     if len(shape) != 3 or min(shape[1:]) < least:
-        raise SpecError(f"learner {who} needs images (channels, height, width) of at least {least}x{least}, got {shape}.")
+        raise SpecError(
+            f"learner {who} needs images (channels, height, width) of at least {least}x{least}, got {shape}."
+        )
     return shape[0], shape[1], shape[2]
 
 

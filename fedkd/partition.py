@@ -61,7 +61,8 @@ def inner_dirichlet(
     pools = [list(_shuffled(np.flatnonzero(keys == label), rng)) for label in known]
     parts = []
     for _ in range(clients):
-        mix, mine = rng.dirichlet(np.full(len(known), alpha)), []
+        mix = rng.dirichlet(np.full(len(known), alpha))
+        mine: list[int] = []
         while len(mine) < size:
             left = np.array([len(pool) for pool in pools])
             chance = np.where(left > 0, np.maximum(mix, 1e-12), 0.0)

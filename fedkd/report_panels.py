@@ -58,7 +58,7 @@ def accuracy_by_bytes(run: Run) -> Panel:
     lines = _accuracy_lines(run, moved)[:2]
     possible, why, cost = run.fedavg
     round_of_fedavg = 2 * (cost or 0.0) * len(run.clients)  # weights go down and up again
-    mark = (round_of_fedavg, f"one FedAvg round: {size(round_of_fedavg)}") if possible and round_of_fedavg else None
+    mark = (round_of_fedavg, f"one FedAvg round: {size(round_of_fedavg)}") if possible and round_of_fedavg > 0 else None
     svg = charts.line_chart(
         lines,
         title="Test accuracy over bytes moved",
@@ -202,7 +202,7 @@ def latency(run: Run) -> Panel:
     groups, names, shared = _bins(run)
     known = {key: _latencies(run.rounds, key) for key in run.clients}
     every = sorted(v for values in known.values() for v in values)
-    slowest = {key: max(known[key], default=-1.0) for key in run.clients}
+    slowest = {key: max(v, default=0.0) for key, v in known.items()}
     keys, cut = _fewest(run.clients, slowest, "that were slowest once")
     edges = _edges(every)
 
@@ -221,7 +221,7 @@ def latency(run: Run) -> Panel:
     answer = UNKNOWN
     if every:
         answer = f"Half of the answers took at most {seconds(median_low(every))}"
-        last = max(run.clients, key=lambda key: slowest[key])
+        last = max((key for key in run.clients if known[key]), key=lambda key: slowest[key])
         answer += f"; the slowest, of client {short(last, 20)}, {seconds(every[-1])}.{cut}"
         if shared:
             answer += f"{shared} and shows the slowest answer."

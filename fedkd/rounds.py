@@ -38,7 +38,7 @@ Observer = Callable[[str, Mapping[str, Any]], None]
 class Reply:
     """What came back from one client: a frame, or the reason why there is none.
 
-    ``client`` is who it says it is, ``asked_as`` the name under which it was asked (its node's, before the first answer).
+    ``client`` is who it says it is, ``asked_as`` the name under which it was asked: its node's, until it has answered.
     """
 
     round: int
@@ -69,7 +69,7 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a simulation may measure with: a test set, and the true labels of the transfer set if it was cut from one."""
+    """What a simulation may measure with: a test set, and the true labels of the transfer set where they are known."""
 
     test: tuple[Array, Array] | None = None
     truth: Array | None = None
@@ -186,11 +186,19 @@ class Loop:
                     latency[reply.client] = reply.latency
                     if reply.client in clients and reply.asked_as in waiting:
                         clients[reply.client]["bytes_down"] = waiting.pop(reply.asked_as)
-                    self.observe("answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")})
+                    self.observe(
+                        "answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")}
+                    )
             if not met and len(releases) >= need:
                 met, end = True, min(end, time.monotonic() + config.grace)
         for name, size in waiting.items():
-            silent = {"status": "silent", "bytes_up": 0, "bytes_down": size, "local": None, "error": "no answer in time"}
+            silent = {
+                "status": "silent",
+                "bytes_up": 0,
+                "bytes_down": size,
+                "local": None,
+                "error": "no answer in time",
+            }
             clients.setdefault(name, silent)
         for key, (past, release) in sorted(self._late.items()):
             if key not in releases:
@@ -206,14 +214,21 @@ class Loop:
                 f"round {query.round}: {on_time} of {len(sent)} clients answered within {config.deadline:g} s, "
                 f"{need} needed (quorum = {config.quorum:g}).{why} Nothing of the rounds before is lost."
             )
-        return Collected(releases, dict(sorted(clients.items(), key=_by_number)), dict(sorted(latency.items(), key=_by_number)))
+        return Collected(
+            releases, dict(sorted(clients.items(), key=_by_number)), dict(sorted(latency.items(), key=_by_number))
+        )
 
     def _take(
         self, reply: Reply, query: Query, releases: dict[int, Release], clients: dict[str, dict[str, Any]]
     ) -> None:
         """Count one reply. Whatever is wrong with it costs its sender a row of the report and nobody else anything."""
         asked = self._queries.get(reply.round)
-        row: dict[str, Any] = {"status": "failed", "bytes_up": reply.bytes_up, "local": reply.accuracy, "error": reply.error}
+        row: dict[str, Any] = {
+            "status": "failed",
+            "bytes_up": reply.bytes_up,
+            "local": reply.accuracy,
+            "error": reply.error,
+        }
         try:
             if reply.frame is None:
                 raise FedkdError(reply.error or "no frame")

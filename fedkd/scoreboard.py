@@ -105,12 +105,18 @@ def warnings(config: Config, board: dict[str, Any]) -> list[str]:
         if ensemble is not None and ensemble < best:
             causes.append("the ensemble is below it too: try expertise = density or sharpen = power")
         elif ensemble is not None and ensemble - student > 0.03:
-            causes.append("the student lags behind its teacher: raise distill_epochs, enlarge the transfer set or student")
+            causes.append(
+                "the student lags behind its teacher: raise distill_epochs, enlarge the transfer set or student"
+            )
         else:
             causes.append("one client holds most of what there is to know, or the transfer set is small")
-        found.append(f"the student ({student:.1%}) is below the best local model ({best:.1%}). Likely: {'; '.join(causes)}.")
+        found.append(
+            f"the student ({student:.1%}) is below the best local model ({best:.1%}). Likely: {'; '.join(causes)}."
+        )
     if student is not None and mean is not None and student < mean:
-        found.append(f"the student ({student:.1%}) is below the average local model ({mean:.1%}): distillation made it worse.")
+        found.append(
+            f"the student ({student:.1%}) is below the average local model ({mean:.1%}): distillation made it worse."
+        )
     return found
 
 
@@ -145,7 +151,11 @@ def _fedavg(config: Config, shared: Federation) -> dict[str, Any]:
     (model,) = built.values() if len(built) == 1 else (next(iter(built.values())),)
     if not model.parameters:
         return {"possible": False, "why": f"{kinds[0]} has no weights to average", "bytes_per_client_round": None}
-    return {"possible": True, "why": f"float32, {model.parameters:,} parameters", "bytes_per_client_round": 4 * model.parameters}
+    return {
+        "possible": True,
+        "why": f"float32, {model.parameters:,} parameters",
+        "bytes_per_client_round": 4 * model.parameters,
+    }
 
 
 def _released(config: Config, state: State) -> list[dict[str, Any]]:
@@ -164,7 +174,14 @@ def _released(config: Config, state: State) -> list[dict[str, Any]]:
         }
     ]
     if any(row.get("local") is not None for row in last.clients.values()):
-        out.append({"what": "test accuracy and seconds", "form": "a few numbers (evaluate = true)", "bytes": None, "to": "server"})
+        out.append(
+            {
+                "what": "test accuracy and seconds",
+                "form": "a few numbers (evaluate = true)",
+                "bytes": None,
+                "to": "server",
+            }
+        )
     return out
 
 

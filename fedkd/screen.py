@@ -28,9 +28,12 @@ class Screen:
         self.plain = not self.console.is_terminal
         self.reports: list[RoundReport] = []
         self.progress = Progress(
-            TextColumn("{task.description:<28}"), BarColumn(bar_width=30), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(), console=self.console,
-        )  # fmt: skip
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
         self._task = self.progress.add_task("starting workers", total=max(1, config.clients))
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=False)
 

@@ -49,7 +49,7 @@ class SklearnLearner:
         self._only: Array = np.full(classes, 1 / classes, np.float32)
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
-        """Fit private data together with what was distilled before; the latter weighs ``pseudo`` times as much in all."""
+        """Fit private data with what was distilled before; all of the latter weighs ``pseudo`` times the former."""
         flat, label, weight = _flat(x), y, np.ones(len(y))
         if self._taught is not None:
             x2, y2, w2 = self._taught

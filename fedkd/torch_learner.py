@@ -54,10 +54,11 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Move every parameter that has a gradient."""
-        live = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        gradients = [(i, p.grad) for i, p in enumerate(self.parameters) if p.grad is not None]
+        live = [i for i, _ in gradients]
         adam(
             [self.parameters[i] for i in live],
-            [self.parameters[i].grad for i in live],
+            [gradient for _, gradient in gradients],
             [self.means[i] for i in live],
             [self.squares[i] for i in live],
             [],

@@ -8,7 +8,7 @@ from fedkd.client import Site, answer, build_learner, spec_of
 from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
-from fedkd.errors import FingerprintError, SoftLabelError
+from fedkd.errors import CodecError, FingerprintError, SoftLabelError
 from fedkd.records import Query, Teacher, TransferSet
 from fedkd.softlabels import one_hot
 
@@ -110,7 +110,7 @@ def test_another_transfer_set_is_refused_by_name():
 
 
 def test_another_number_of_classes_is_refused():
-    with pytest.raises(SoftLabelError, match="asks about 4 classes, client 0 knows 3"):
+    with pytest.raises(CodecError, match="asks about 4 classes, this client knows 3"):
         answer(site(), frame(ask(classes=4)), CONFIG)
 
 

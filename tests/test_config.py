@@ -143,8 +143,13 @@ def test_a_set_without_a_key_or_value_says_how_to_write_it(text):
 
 
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.dictionaries(st.sampled_from([*Config.model_fields, "x", "rund"]), st.one_of(
-    st.text(max_size=12), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none()), max_size=4))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.sampled_from([*Config.model_fields, "x", "rund"]),
+        st.one_of(st.text(max_size=12), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none()),
+        max_size=4,
+    )
+)
 def test_any_nonsense_is_either_valid_or_an_error_of_ours(values):
     try:
         Config.read(values, where="fuzz")

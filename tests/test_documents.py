@@ -12,8 +12,24 @@ import pytest
 from fedkd import reference
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SMALL = ["--set", "rounds=1", "--set", "clients=4", "--set", "local_epochs=1", "--set", "distill_epochs=2", "--set", "pooled=false"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+SMALL = [
+    "--set",
+    "rounds=1",
+    "--set",
+    "clients=4",
+    "--set",
+    "local_epochs=1",
+    "--set",
+    "distill_epochs=2",
+    "--set",
+    "pooled=false",
+]
 
 
 def blocks(path, language):

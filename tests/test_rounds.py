@@ -31,7 +31,7 @@ class Student:
         self.lessons = 0
 
     def distill(self, x, p, *, w, rng):
-        rows = [int(np.flatnonzero((INPUTS == row).all(axis=1))[0]) for row in x]
+        rows = [int(np.flatnonzero((row == INPUTS).all(axis=1))[0]) for row in x]
         self.seen = self.seen.copy()
         self.seen[rows] += p * np.float32(rng.uniform(0.9, 1.1))
         self.lessons += 1
@@ -117,14 +117,27 @@ def _fake_time(monkeypatch):
 
 
 def settings(**keys):
-    base = {"rounds": 2, "expertise": "uniform", "release": "float32", "broadcast": "float32", "deadline": 10.0, "grace": 10.0}
+    base = {
+        "rounds": 2,
+        "expertise": "uniform",
+        "release": "float32",
+        "broadcast": "float32",
+        "deadline": 10.0,
+        "grace": 10.0,
+    }
     return Config(**{**base, **keys})
 
 
 def loop(config=None, *, checkpoint=None, observe=lambda event, facts: None):
     evaluation = Evaluation((INPUTS, TRUTH), TRUTH)
     return Loop(
-        config or settings(), TRANSFER, CLASSES, Student(), evaluation=evaluation, checkpoint=checkpoint, observe=observe
+        config or settings(),
+        TRANSFER,
+        CLASSES,
+        Student(),
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+        observe=observe,
     )
 
 
@@ -223,7 +236,9 @@ def test_a_client_cannot_answer_in_the_name_of_another():
 
 def test_a_second_answer_is_ignored():
     def twice(query, client):
-        lie = Release(one_hot((TRUTH[query.indices] + 1) % CLASSES, CLASSES), np.full(len(query.indices), 9, np.float32))
+        lie = Release(
+            one_hot((TRUTH[query.indices] + 1) % CLASSES, CLASSES), np.full(len(query.indices), 9, np.float32)
+        )
         return [truthful(query, client), lie]
 
     assert loop().run(Network(twice, truthful))[0].metrics["ensemble"] == 1.0

@@ -30,7 +30,9 @@ class HereGrid(Grid):
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self._run, self.tamper, self.replies = Run.create_empty(run_id=1), tamper, {}
         self.contexts = {
-            100 + k: Context(1, 100 + k, {"partition-id": k, "state-dir": str(state)}, RecordDict(), config.to_run_config())
+            100 + k: Context(
+                1, 100 + k, {"partition-id": k, "state-dir": str(state)}, RecordDict(), config.to_run_config()
+            )
             for k in range(config.clients)
         }
 
@@ -145,7 +147,9 @@ def test_no_message_carries_data_labels_weights_or_gradients():
         "answer": messages.answer_content(answer),
         "error": messages.error_content(1, "why"),
     }
-    fields = {name: sorted((record, *sorted(value)) for record, value in content.items()) for name, content in names.items()}
+    fields = {
+        name: sorted((record, *sorted(value)) for record, value in content.items()) for name, content in names.items()
+    }
     assert fields == {
         "query": [("about", "fedkd", "wire"), ("query", "frame")],
         "answer": [("about", "fedkd", "wire"), ("metrics", "accuracy", "seconds-fit"), ("release", "frame")],

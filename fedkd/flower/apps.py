@@ -102,7 +102,7 @@ def shared_data(config: Config, transfer: str | None = None) -> Federation:
 @functools.lru_cache(maxsize=1024)
 def _private(shared: Federation, key: int, clients: int) -> tuple[np.ndarray, np.ndarray]:
     if not 0 <= key < clients:
-        raise FedkdError(f"client {key} has no share: the run is configured for {clients} clients (clients = {clients})")
+        raise FedkdError(f"client {key} has no share: the run is for {clients} clients (clients = {clients})")
     return shared.private(key)
 
 

@@ -64,7 +64,7 @@ class FederatedDistillation:
             shared.transfer,
             shared.dataset.classes,
             student,
-            evaluation=Evaluation(shared.test() if config.evaluate else None, shared.truth if config.evaluate else None),
+            evaluation=Evaluation(shared.test(), shared.truth) if config.evaluate else None,
             checkpoint=directory.checkpoint if directory else None,
             observe=self._tell(directory),
         )

@@ -47,7 +47,9 @@ def main() -> None:
     p = rng.dirichlet(np.ones(C), (K, M)).astype(np.float32)
     w = rng.uniform(0.1, 1, (K, M)).astype(np.float32)
     releases = [Release(p[k], w[k]) for k in range(K)]
-    stacked: Array = np.ascontiguousarray(p.transpose(0, 2, 1)).transpose(0, 2, 1)  # as fedkd.aggregation.stack lays out
+    stacked: Array = np.ascontiguousarray(p.transpose(0, 2, 1)).transpose(
+        0, 2, 1
+    )  # as fedkd.aggregation.stack lays out
     reference = best(lambda: p.mean(axis=0))
     rows = {}
     for name, function in aggregator:

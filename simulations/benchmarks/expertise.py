@@ -3,7 +3,7 @@
 "10 clients x 2000 images, Dirichlet 0.1" is read in both ways that are in use; the second may leave a class to nobody.
 
 The clients are trained once a seed; the same ballots are then weighted in each way, so the rows differ in nothing else.
-Run: python -m simulations.benchmarks.expertise [seeds] (5 seeds, about 10 minutes on 2 cores; needs the Fashion-MNIST data set)
+Run: python -m simulations.benchmarks.expertise [seeds] (5 seeds: 10 minutes on 2 cores; needs Fashion-MNIST)
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from simulations.benchmarks.bench import save, spread
 
 CLIENTS, PER_CLIENT, TRANSFER, ALPHA = 10, 2000, 10_000, 0.1
 DEALS = {
-    "each class dealt by Dirichlet 0.1, 2000 images a client on average": f"dirichlet(alpha={ALPHA})",
-    "each client's mix from Dirichlet 0.1, exactly 2000 images a client": f"inner_dirichlet(alpha={ALPHA}, size={PER_CLIENT})",
+    "each class dealt by Dirichlet 0.1, 2000 images on average": f"dirichlet(alpha={ALPHA})",
+    "each client's mix by Dirichlet 0.1, exactly 2000 images": f"inner_dirichlet(alpha={ALPHA}, size={PER_CLIENT})",
 }
 WEIGHTS = ("uniform", "confidence", "entropy", "density", "density_ratio")
 CONFIG = Config(local_epochs=4, batch_size=32, learning_rate=1e-3)
@@ -51,7 +51,11 @@ def one_seed(seed: int, deal: str) -> dict[str, dict[str, float]]:
     for k, share in enumerate(shares):
         x, y = as_inputs(data.x[share]), data.y[share]
         model = make_learner(
-            "cnn", shape=x.shape[1:], classes=10, training=training_of(CONFIG, distill_epochs=1), seed=derive(seed, "client", k)
+            "cnn",
+            shape=x.shape[1:],
+            classes=10,
+            training=training_of(CONFIG, distill_epochs=1),
+            seed=derive(seed, "client", k),
         )
         set_threads(1)
         model.fit(x, y, rng=generator(seed, "client", k))

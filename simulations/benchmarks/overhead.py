@@ -105,7 +105,8 @@ def trivial(clients: int, workers: int) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         result = run_in_process(config.model_copy(update={"output": os.path.join(folder, "run")}), workers=workers)
-    return 1e3 * min(sum(report.seconds.values()) for report in result.reports[1:]) / clients
+    least: float = min(sum(report.seconds.values()) for report in result.reports[1:])
+    return 1e3 * least / clients
 
 
 def main() -> None:
