@@ -103,7 +103,8 @@ def decode_release(frame: bytes, query: Query) -> tuple[int, Release]:
         raise CodecError(f"client {header.client}: weights must be finite and not negative")
     p = _unpack(reader, header)
     reader.end()
-    return header.client, Release(p, w, event, _NAMES[header.encoding])
+    # Class by class in memory, as aggregation wants them: turned while others still compute, not when all have answered.
+    return header.client, Release(np.asfortranarray(p), w, event, _NAMES[header.encoding])
 
 
 def encode_query(query: Query, size: int, encoding: str = "float16") -> bytes:

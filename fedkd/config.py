@@ -82,8 +82,11 @@ class Config(BaseModel):
         return cls.read({key.replace("-", "_"): value for key, value in run_config.items()}, where="run config")
 
     @classmethod
-    def read(cls, values: Mapping[str, Any], *, where: str) -> Config:
-        """Validate ``values``; raise one :class:`ConfigError` that lists every problem."""
+    def read(cls, values: Mapping[str, Any], *, where: str | Mapping[str, str]) -> Config:
+        """Validate ``values``; raise one :class:`ConfigError` that lists every problem.
+
+        ``where`` says where they come from, all of them or key by key.
+        """
         floats = {name for name, field in cls.model_fields.items() if field.annotation is float}
         cleaned: dict[str, Any] = {
             key: float(value) if key in floats and type(value) is int else value for key, value in values.items()
@@ -140,8 +143,7 @@ def resolve(
                 continue
             values[key] = value
             origins[key] = where
-    where = ", ".join(dict.fromkeys(origins.values())) or "defaults"
-    return Resolved(Config.read(values, where=where), origins)
+    return Resolved(Config.read(values, where=origins), origins)
 
 
 def _contradictions(config: Config) -> list[str]:
@@ -157,14 +159,15 @@ def _contradictions(config: Config) -> list[str]:
     return problems
 
 
-def _sentences(error: ValidationError, where: str) -> list[str]:
+def _sentences(error: ValidationError, where: str | Mapping[str, str]) -> list[str]:
     """Return one line for each problem: what, got, expected, nearest match."""
     lines: list[str] = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(key, Config.model_fields)
-            lines.append(f"unknown key '{key}' ({where}).{hint or ' See: fedkd config show.'}")
+            origin = where if isinstance(where, str) else where[key]
+            lines.append(f"unknown key '{key}' ({origin}).{hint or ' See: fedkd config show.'}")
         elif problem["type"] == "value_error":
             lines += str(problem["ctx"]["error"]).splitlines()
         else:

@@ -65,7 +65,7 @@ def _digest(arrays: Mapping[str, Array], header: str) -> str:
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], header: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write ``arrays`` and the JSON-able ``header`` to ``path``, whole or not at all."""
-    text = json.dumps(header, sort_keys=True)
+    text = json.dumps(header)
     # asarray keeps scalars scalars, where ascontiguousarray would make them vectors. The format has one byte order.
     found = {name: np.asarray(array) for name, array in arrays.items()}
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in found.items()}

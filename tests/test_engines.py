@@ -9,7 +9,9 @@ from flower_processes import deployment
 
 from fedkd.config import Config
 from fedkd.engine import run_in_process
+from fedkd.flower.grid import LocalGrid
 from fedkd.flower.launch import run_with_flower
+from fedkd.flower.strategy import FederatedDistillation
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network, a forest and a linear model; noise in quantize, choice in select, and feedback: all streams are used.
@@ -54,6 +56,26 @@ def test_a_run_that_writes_nothing_computes_the_same(one_worker):
 def test_another_seed_computes_something_else(one_worker):
     reports = run_in_process(CONFIG.model_copy(update={"seed": 1, "rounds": 1}), workers=2).reports
     assert reports[0].metrics != journal(one_worker)[0]["metrics"]
+
+
+def test_a_round_survives_clients_that_raise_die_hang_and_babble(tmp_path):
+    config = CONFIG.model_copy(
+        update={"clients": 6, "rounds": 2, "quorum": 0.3, "deadline": 60.0, "grace": 4.0, "late": False}
+    )
+
+    def node_config(k):
+        return {"state-dir": str(tmp_path)}
+
+    with LocalGrid(
+        "failing_clients:client", nodes=6, run_config=config.to_run_config(), node_config=node_config, workers=2
+    ) as grid:
+        reports = FederatedDistillation(config).start(grid=grid).reports
+    rows = reports[0].clients
+    assert [rows[k]["status"] for k in "012345"] == ["failed", "failed", "silent", "failed", "answered", "answered"]
+    assert rows["0"]["error"] == "Flower error 2: RuntimeError"
+    assert "Flower error 8" in rows["1"]["error"]
+    assert "wire version" in rows["3"]["error"]
+    assert reports[1].metrics["answered"] == 2
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(C), (K, M)).astype(np.float32)
     w = rng.uniform(0.1, 1, (K, M)).astype(np.float32)
-    releases = [Release(p[k], w[k]) for k in range(K)]
+    releases = [Release(np.asfortranarray(p[k]), w[k]) for k in range(K)]  # as the codec decodes them
     stacked: Array = np.ascontiguousarray(p.transpose(0, 2, 1)).transpose(
         0, 2, 1
     )  # as fedkd.aggregation.stack lays out
