@@ -178,3 +178,23 @@ def test_the_public_names_are_there_without_loading_flower():
     assert fedkd.Config is Config
     with pytest.raises(AttributeError):
         _ = fedkd.nothing
+
+
+def test_a_node_may_hold_its_own_data_under_its_own_path(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.random((30, 1, 8, 8), dtype=np.float32), y=rng.integers(0, 10, 30))
+    grid = HereGrid(CONFIG, tmp_path)
+    grid.contexts[100].node_config["data"] = f"npz:{tmp_path / 'mine.npz'}"
+    rows = FederatedDistillation(CONFIG).start(grid=grid).reports[0].clients
+    assert rows["0"]["status"] == "answered"
+    assert rows["0"]["local"] is None  # a device has no test set
+    assert rows["1"]["local"] is not None
+
+
+def test_own_data_of_another_kind_is_refused_and_the_others_go_on(tmp_path):
+    np.savez(tmp_path / "mine.npz", x=np.zeros((30, 5), np.float32), y=np.arange(30) % 10)
+    grid = HereGrid(CONFIG, tmp_path)
+    grid.contexts[100].node_config["data"] = f"npz:{tmp_path / 'mine.npz'}"
+    rows = FederatedDistillation(CONFIG).start(grid=grid).reports[0].clients
+    assert "rows of shape (5,)" in rows["0"]["error"]
+    assert rows["1"]["status"] == "answered"

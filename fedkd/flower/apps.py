@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from fedkd.client import Site
 from fedkd.client import answer as answer_frame
 from fedkd.config import Config
-from fedkd.dataset import as_inputs, load
+from fedkd.dataset import as_inputs, labels_among, read
 from fedkd.errors import FedkdError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
@@ -78,8 +78,8 @@ def site_of(config: Config, context: Context) -> Site:
     shared = shared_data(config, str(context.node_config.get("transfer", config.transfer)))
     own = context.node_config.get("data")
     if own is not None:
-        mine = load(str(own))
-        x, y, test = as_inputs(mine.x), mine.y, None
+        mine = read(str(own))
+        x, y, test = as_inputs(mine.x), labels_among(mine, shared.dataset), None
     else:
         x, y = _private(shared, key, config.clients)
         test = shared.test() if config.evaluate else None
