@@ -13,7 +13,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,10 +255,16 @@ def hub_set(name: str, label: str, image: str) -> Parts:
         from flwr_datasets import FederatedDataset
     except ImportError:
         raise ExtraError(f"data set hf(name={name!r})", "flwr-datasets", "hub") from None
-    hub = FederatedDataset(dataset=name, partitioners={"train": 1}, shuffle=False)
-    part: Callable[[str], Part] = lambda split: table_part(  # noqa: E731
-        hub.load_split(split).flatten_indices().data.table, label, image, f"{name}, {split}"
-    )
+
+    def part(split: str) -> Part:
+        if (Path(name) / "state.json").is_file():  # FederatedDataset would read this one file as a table of one row
+            from datasets import load_from_disk
+
+            rows = load_from_disk(name) if split == "train" else {}[split]
+        else:
+            rows = FederatedDataset(dataset=name, partitioners={"train": 1}, shuffle=False).load_split(split)
+        return table_part(rows.with_format("arrow")[:], label, image, f"{name}, {split}")
+
     try:
         train = part("train")
     except (OSError, ValueError, KeyError) as error:  # ConnectionError and the hub's "not found" are OSErrors

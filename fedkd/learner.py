@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -22,6 +23,17 @@ from fedkd.softlabels import Array
 learner = Registry("learner")
 
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+COUNT: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("width", "hidden", "trees", "iterations"), COUNT),
+    "size": (lambda value: value >= 0, "at least 0"),
+    "dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    "penalty": (lambda value: 0 < value < math.inf, "above 0"),
+    "pseudo": (lambda value: 0 <= value < math.inf, "at least 0"),
+}
+"""What the options of our own learners may be, and how to say it."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,8 @@ class Constant:
 
     def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
         """Count soft labels."""
-        self.counts = self.counts + (p * w[:, None]).sum(axis=0, dtype=np.float64)
+        counts = w > 0  # the other rows may hold anything, also NaN
+        self.counts = self.counts + (p[counts] * w[counts, None]).sum(axis=0, dtype=np.float64)
 
     def predict(self, x: Array) -> Array:
         """Return the same frequencies for every row."""
@@ -189,9 +202,7 @@ class Adapted:
         function = getattr(self.model, method, None)
         if function is None:
             return None
-        takes = inspect.signature(function).parameters
-        anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        return function(*arguments, **{k: v for k, v in options.items() if anything or k in takes})
+        return function(*arguments, **_accepted(function, options))
 
 
 def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, seed: int) -> Learner:
@@ -201,23 +212,18 @@ def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, s
     estimator of scikit-learn, or any object with ``predict(x)``.
     """
     if not _is_factory(spec):
+        check(spec)
         made: Learner = learner.build(spec)(shape, classes, training, seed)
         return made
     factory = _find_factory(spec)
-    takes = inspect.signature(factory).parameters
-    offered = {"shape": shape, "classes": classes, "seed": seed}
-    given = {key: value for key, value in offered.items() if key in takes}
-    if "torch" not in sys.modules and _mentions_torch(factory):
-        importlib.import_module("fedkd.torch_learner")
-    torch_learner = sys.modules.get("fedkd.torch_learner")
-    if torch_learner is None and "torch" in sys.modules:
-        torch_learner = importlib.import_module("fedkd.torch_learner")
-    model = torch_learner.seeded(seed, lambda: factory(**given)) if torch_learner is not None else factory(**given)
-    if torch_learner is None and "torch" in sys.modules:
-        torch_learner = importlib.import_module("fedkd.torch_learner")
-    if torch_learner is not None and torch_learner.is_module(model):
-        wrapped: Learner = torch_learner.TorchLearner(model, training, spec)
-        return wrapped
+    given = _accepted(factory, {"shape": shape, "classes": classes, "seed": seed})
+    model = None if "torch" in sys.modules else factory(**given)
+    if sys.modules.get("torch") is not None:  # where the factory was what loaded torch, its weights came from no seed
+        from fedkd import torch_learner
+
+        model = torch_learner.seeded(seed, lambda: factory(**given))
+        if torch_learner.is_module(model):
+            return torch_learner.TorchLearner(model, training, spec)
     if hasattr(model, "predict_proba") and hasattr(model, "fit"):
         return _estimator(model, classes, spec)
     if not callable(getattr(model, "predict", None)):
@@ -227,8 +233,13 @@ def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, s
 
 def check(spec: str) -> None:
     """Raise :class:`SpecError` unless ``spec`` is a registered learner or reads like ``module:factory``."""
-    if not _is_factory(spec):
-        learner.build(spec)
+    if _is_factory(spec):
+        return
+    part = learner.build(spec)
+    for option, value in part.keywords.items():
+        right, words = RANGES.get(option, (None, ""))
+        if right is not None and part.func.__module__ == __name__ and not right(value):
+            raise SpecError(f"learner {spec!r}: {option!r} must be {words}, got {value}.")
 
 
 def check_mix(spec: str) -> None:
@@ -255,9 +266,16 @@ def _is_factory(spec: str) -> bool:
     return bool(FACTORY.fullmatch(spec)) and name not in learner.names()
 
 
-def _mentions_torch(factory: Callable[..., Any]) -> bool:
-    """Say whether the module of a factory has imported torch already."""
-    return "torch" in vars(sys.modules.get(factory.__module__, object()))
+def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the ``offered`` arguments that ``function`` takes by name."""
+    try:
+        takes = inspect.signature(function).parameters.values()
+    except ValueError:  # some functions in C do not say
+        return {}
+    if any(p.kind is p.VAR_KEYWORD for p in takes):
+        return offered
+    named = {p.name for p in takes if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {key: value for key, value in offered.items() if key in named}
 
 
 def _find_factory(spec: str) -> Callable[..., Any]:
@@ -298,6 +316,8 @@ def _sklearn(what: str, kind: str, classes: int, pseudo: float, **options: Any) 
 
 
 def _estimator(model: Any, classes: int, name: str) -> Learner:
-    from fedkd import sklearn_learner
-
+    try:
+        from fedkd import sklearn_learner
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"learner {name!r}", f"scikit-learn ({error.name})", "light") from None
     return sklearn_learner.SklearnLearner(lambda seed: sklearn_learner.fresh(model, seed), classes, name, 1.0)

@@ -70,6 +70,7 @@ def check(spec: str) -> None:
     options = distill_loss.build(spec).keywords
     for key, low, high, inside in (
         ("temperature", 0.0, math.inf, "above 0"),
+        ("temperature", 0.0, 1000.0, "at most 1000; 'logit_matching' is the limit"),
         ("hard", -1e-300, 1.0, "in [0, 1]"),
         ("smoothing", -1e-300, 1.0 - 1e-12, "in [0, 1)"),
     ):

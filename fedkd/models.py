@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
@@ -48,7 +49,7 @@ def cnn(shape: tuple[int, ...], classes: int, *, width: int, hidden: int) -> nn.
 def lenet(shape: tuple[int, ...], classes: int, *, dropout: float) -> nn.Module:
     """5x5 convolutions of 10 and 20 maps, each pooled, then 50 hidden units: 21,840 parameters at 1x28x28."""
     channels, height, breadth = image(shape, "lenet", 16)
-    flat = 20 * ((height - 4) // 2 - 4) // 2 * (((breadth - 4) // 2 - 4) // 2)
+    flat = 20 * (((height - 4) // 2 - 4) // 2) * (((breadth - 4) // 2 - 4) // 2)
     return nn.Sequential(
         nn.Conv2d(channels, 10, 5),
         nn.MaxPool2d(2),
@@ -89,12 +90,18 @@ def from_torchvision(shape: tuple[int, ...], classes: int, *, name: str, size: i
         models = importlib.import_module("torchvision.models")
     except ModuleNotFoundError:
         raise ExtraError("learner 'torchvision'", "torchvision", "torch") from None
-    known = [n for n in models.list_models() if "/" not in n and not n.startswith(("quantized_", "raft"))]
+    known = models.list_models(module=models)  # classifiers only: those that detect would download a backbone
     if name not in known:
         raise SpecError(f"torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
     image(shape, f"torchvision({name!r})", 1)
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return FromTorchvision(models.get_model(name, weights=None, num_classes=classes, **options), size)
+    network = FromTorchvision(models.get_model(name, weights=None, num_classes=classes, **options), size).eval()
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, *shape))
+    except (RuntimeError, AssertionError):  # torch says it in terms of a layer deep inside
+        raise SpecError(f"torchvision's {name!r} cannot take inputs {shape}; resize them, as in size=224.") from None
+    return network
 
 
 def image(shape: tuple[int, ...], who: str, least: int) -> tuple[int, int, int]:

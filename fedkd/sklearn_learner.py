@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.validation import has_fit_parameter
 
 from fedkd.softlabels import Array, one_hot
 
@@ -27,16 +29,19 @@ def build(kind: str, classes: int, pseudo: float, **options: Any) -> SklearnLear
 
 def fresh(model: Any, seed: int) -> Any:
     """Return an untrained copy of a user's estimator, seeded where it can be."""
-    copy = clone(model)
-    if "random_state" in copy.get_params():
-        copy.set_params(random_state=seed)
-    return copy
+    if not hasattr(model, "get_params"):
+        return copy.deepcopy(model)  # no estimator of scikit-learn, but it fits and predicts like one
+    made = clone(model)
+    if "random_state" in made.get_params():
+        made.set_params(random_state=seed)
+    return made
 
 
 class SklearnLearner:
     """An estimator that is fitted anew on the private data and on the rows that came back.
 
-    It keeps no state: what came back is in every query, so nothing is lost by forgetting.
+    It keeps no state: what came back is in every query, so nothing is lost by forgetting. An estimator whose ``fit``
+    takes no ``sample_weight`` counts all rows alike.
     """
 
     parameters = 0
@@ -50,8 +55,10 @@ class SklearnLearner:
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
         """Fit private data with what was distilled before; all of the latter weighs ``pseudo`` times the former."""
+        if not len(y):
+            return  # a client without data knows what came back, if anything
         flat, label, weight = _flat(x), y, np.ones(len(y))
-        if self._taught is not None:
+        if self._taught is not None and self.pseudo > 0:
             x2, y2, w2 = self._taught
             flat, label = np.concatenate([flat, x2]), np.concatenate([label, y2])
             weight = np.concatenate([weight, w2 / w2.sum() * self.pseudo * len(y)])
@@ -59,10 +66,11 @@ class SklearnLearner:
 
     def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
         """Learn the most probable class of each row, counted by its probability: trees take no soft labels."""
-        weight = (w * p.max(axis=1)).astype(np.float64)
-        if not weight.sum() > 0:
+        counts = np.flatnonzero(w > 0)  # the other rows may hold anything, also NaN
+        if not len(counts):
             return
-        self._taught = (_flat(x), p.argmax(axis=1), weight)
+        x, p, w = x[counts], p[counts], w[counts].astype(np.float64)
+        self._taught = (_flat(x), p.argmax(axis=1), w / w.mean() * p.max(axis=1))
         self._fit(*self._taught, rng)
 
     def predict(self, x: Array) -> Array:
@@ -70,7 +78,8 @@ class SklearnLearner:
         if self._model is None:
             return np.tile(self._only, (len(x), 1))
         p = np.zeros((len(x), self.classes), np.float32)
-        p[:, self._model.classes_] = self._model.predict_proba(_flat(x))
+        if len(x):  # estimators refuse no rows
+            p[:, self._model.classes_] = self._model.predict_proba(_flat(x))
         return np.asarray(p / p.sum(axis=1, keepdims=True))
 
     def state(self) -> dict[str, Array]:
@@ -88,7 +97,10 @@ class SklearnLearner:
         model = self.make(int(rng.integers(2**31)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an early stop of a solver is no news for the user of a federation
-            model.fit(x, y, sample_weight=weight)
+            if has_fit_parameter(model, "sample_weight"):
+                model.fit(x, y, sample_weight=weight)
+            else:
+                model.fit(x, y)
         self._model = model
 
 

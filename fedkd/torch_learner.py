@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from fedkd.errors import FedkdError
+from fedkd.errors import CheckpointError, ConfigError, FedkdError
 from fedkd.learner import Training
 from fedkd.losses import distill_loss
 from fedkd.softlabels import Array
@@ -79,8 +79,12 @@ class TorchLearner:
 
     def __init__(self, network: nn.Module, training: Training, architecture: str) -> None:
         """Take a network (B, ...) -> logits (B, C); environment variable FEDKD_DEVICE moves it off the CPU."""
-        self.device = torch.device(os.environ.get("FEDKD_DEVICE", "cpu"))
-        self.network = network.to(self.device)
+        name = os.environ.get("FEDKD_DEVICE", "cpu")
+        try:
+            self.device = torch.device(name)
+            self.network = network.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"FEDKD_DEVICE: cannot use {name!r}: {str(error).splitlines()[0]}") from None
         self.training, self.architecture = training, architecture
         self.parameters = sum(p.numel() for p in network.parameters())
 
@@ -112,8 +116,10 @@ class TorchLearner:
         """Return soft labels (n, C)."""
         self.network.eval()
         with torch.inference_mode():
-            parts = [self.network(self._tensor(x[i : i + 512])).softmax(-1) for i in range(0, len(x), 512)]
-        return np.asarray(torch.cat(parts).cpu().numpy(), np.float32) if parts else np.zeros((0, 1), np.float32)
+            parts = [  # of copies, because a user's network may work in place
+                self.network(self._tensor(x[i : i + 512].copy())).softmax(-1) for i in range(0, max(len(x), 1), 512)
+            ]
+        return np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
 
     def state(self) -> dict[str, Array]:
         """Return copies of all weights and buffers."""
@@ -121,8 +127,13 @@ class TorchLearner:
 
     def load(self, state: dict[str, Array]) -> None:
         """Take up weights and buffers."""
-        if state:
+        if not state:
+            return
+        try:
             self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+        except RuntimeError as error:
+            why = " ".join(str(error).split())
+            raise CheckpointError(f"this state is not one of {self.architecture}: {why}") from None
 
     def _learn(self, x: Array, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, rng: np.random.Generator) -> None:
         inputs, size = self._tensor(x), self.training.batch_size
@@ -151,4 +162,5 @@ class TorchLearner:
         seeded(noise, passes)  # dropout draws from torch's own generator
 
     def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        # Without a copy where possible. Arrays out of a frame are read-only, which torch cannot promise to respect.
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
