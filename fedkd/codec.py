@@ -103,7 +103,7 @@ def decode_release(frame: bytes, query: Query) -> tuple[int, Release]:
         raise CodecError(f"client {header.client}: weights must be finite and not negative")
     p = _unpack(reader, header)
     reader.end()
-    # Class by class in memory, as aggregation wants them: turned while others still compute, not when all have answered.
+    # Class by class in memory, as aggregation wants them: turned while others still compute, not when all are there.
     return header.client, Release(np.asfortranarray(p), w, event, _NAMES[header.encoding])
 
 

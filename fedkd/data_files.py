@@ -134,7 +134,7 @@ def torchvision_set(name: str, root: Path, download: bool) -> Parts:
 def npz_set(path: Path) -> Parts:
     """Read ``x``, maybe ``y``, ``x_test``, ``y_test``; other arrays of the length of ``x`` are columns. No pickles."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: np.asarray(stored[name]) for name in stored.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
@@ -249,20 +249,22 @@ def parquet_set(path: Path, label: str, image: str, test: Path | None) -> Parts:
 
 
 def hub_set(name: str, label: str, image: str) -> Parts:
-    """Read the splits ``train`` and, where there is one, ``test`` of a data set of the Hugging Face hub."""
+    """Read the splits ``train`` and, where there is one, ``test`` of the hub's ``name``, or what save_to_disk wrote."""
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr-datasets reads it when it is imported
     try:
+        from datasets import load_from_disk
         from flwr_datasets import FederatedDataset
     except ImportError:
         raise ExtraError(f"data set hf(name={name!r})", "flwr-datasets", "hub") from None
+    # FederatedDataset would read the first file of a folder that save_to_disk wrote as a table of one row.
+    saved = (Path(name) / "state.json").is_file()
 
     def part(split: str) -> Part:
-        if (Path(name) / "state.json").is_file():  # FederatedDataset would read this one file as a table of one row
-            from datasets import load_from_disk
-
-            rows = load_from_disk(name) if split == "train" else {}[split]
-        else:
-            rows = FederatedDataset(dataset=name, partitioners={"train": 1}, shuffle=False).load_split(split)
+        rows = (
+            load_from_disk(name)
+            if saved
+            else FederatedDataset(dataset=name, partitioners={"train": 1}, shuffle=False).load_split(split)
+        )
         return table_part(rows.with_format("arrow")[:], label, image, f"{name}, {split}")
 
     try:
@@ -273,7 +275,7 @@ def hub_set(name: str, label: str, image: str) -> Parts:
             "'fashion_mnist', 'npz:PATH', 'folder:PATH' or 'parquet:PATH'"
         ) from None
     try:
-        return train, part("test")
+        return train, None if saved else part("test")
     except (ValueError, KeyError):  # no such split: a test part is cut from train
         return train, None
 

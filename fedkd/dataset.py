@@ -222,7 +222,10 @@ def parquet(*, path: str, label: str = "label", image: str = "image", test: str 
 
 @dataset
 def hf(*, name: str, label: str = "label", image: str = "image") -> Dataset:
-    """Read a data set of the Hugging Face hub through flwr-datasets; downloads it unless it is in the hub's cache."""
+    """Read a data set of the Hugging Face hub through flwr-datasets; downloads it unless it is in the hub's cache.
+
+    ``name`` may also be a folder written by ``flwr-datasets create`` (one partition of a deployed node).
+    """
     train, test = data_files.hub_set(name, label, image)
     return _assemble(name, train, test, license="see its page on the Hugging Face hub")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedkd.errors import FedkdError, SpecError
+from fedkd.errors import CheckpointError, ConfigError, ExtraError, FedkdError, SpecError
 from fedkd.learner import Training, check, check_mix, check_student, learner, make_learner, set_threads
 from fedkd.random import generator
 
@@ -292,3 +292,214 @@ def test_a_mix_is_checked_member_by_member_without_importing_a_framework():
     check("some.module:factory")
     with pytest.raises(SpecError):
         check("none")
+
+
+@pytest.mark.parametrize("name", learner.names())
+def test_arrays_that_may_not_be_written_can_be_learned(name):
+    model, shape = make(name)
+    x, y = images(12, shape)
+    p, w = one_hot(y), np.ones(12, np.float32)
+    for array in (x, y, p, w):
+        array.flags.writeable = False  # as are those out of a frame
+    model.distill(x, p, w=w, rng=generator(0, "distill"))
+    model.fit(x, y, rng=generator(0, "fit"))
+    assert np.isfinite(model.predict(x)).all()
+
+
+@pytest.mark.parametrize("name", learner.names())
+def test_a_row_of_weight_zero_is_never_read(name):
+    taught = []
+    for junk in (0.25, np.nan):
+        model, shape = make(name)
+        x, y = images(24, shape)
+        p, w = one_hot(y), np.ones(24, np.float32)
+        p[12:], w[12:] = junk, 0
+        model.distill(x, p, w=w, rng=generator(0, "distill"))
+        taught.append(model.predict(x))
+    assert np.isfinite(taught[0]).all()
+    assert (taught[0] == taught[1]).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(learner.names()) - {"constant"}))
+def test_only_the_ratio_of_weights_counts(name):
+    taught = []
+    for scale in (1.0, 2.0**-20):
+        model, shape = make(name)
+        x, y = images(24, shape)
+        model.distill(x, one_hot(y), w=np.repeat([scale, 3 * scale], 12), rng=generator(0, "distill"))
+        taught.append(model.predict(x))
+    assert (taught[0] == taught[1]).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(learner.names()) - {"torchvision"}))
+def test_distill_moves_predictions_toward_the_teacher(name):
+    model, shape = make(name)
+    x, y = images(60, shape)
+    model.fit(x, y, rng=generator(0, "fit"))
+    teacher = one_hot(np.full(60, 2))
+    before = np.abs(model.predict(x) - teacher).sum()
+    model.distill(x, teacher, w=np.ones(60, np.float32), rng=generator(0, "distill"))
+    assert np.abs(model.predict(x) - teacher).sum() < 0.8 * before
+
+
+@pytest.mark.parametrize("name", learner.names())
+def test_no_data_changes_nothing_and_no_rows_have_no_predictions(name):
+    model, shape = make(name)
+    x, y = images(12, shape)
+    model.distill(x, one_hot(y), w=np.ones(12, np.float32), rng=generator(0, "distill"))
+    before = model.predict(x)
+    model.fit(x[:0], y[:0], rng=generator(0, "fit"))
+    model.distill(x, one_hot(y), w=np.zeros(12, np.float32), rng=generator(0, "distill"))
+    assert (model.predict(x) == before).all()
+    assert model.predict(x[:0]).shape == (0, CLASSES)
+
+
+def test_feedback_of_weight_zero_leaves_a_forest_with_its_private_data():
+    x, y = images(30, (1, 8, 8))
+    lies = one_hot((y + 1) % CLASSES)
+    predicted = []
+    for taught in (False, True):
+        model = make_learner("forest(trees=5, pseudo=0)", shape=(1, 8, 8), classes=3, training=TRAINING, seed=0)
+        if taught:
+            model.distill(x, lies, w=np.ones(30), rng=generator(0, "feedback"))
+        model.fit(x, y, rng=generator(0, "fit"))
+        predicted.append(model.predict(x))
+    assert (predicted[0] == predicted[1]).all()
+
+
+def test_dropout_draws_from_the_stream_it_is_given():
+    x, y = images(20, (1, 16, 16))
+    made = []
+    for name in ("a", "a", "b"):
+        model = make_learner("lenet(dropout=0.5)", shape=(1, 16, 16), classes=3, training=TRAINING, seed=0)
+        model.fit(x, y, rng=generator(0, name))
+        made.append(model.predict(x).tobytes())
+    assert made[0] == made[1] != made[2]
+
+
+def test_a_state_of_another_network_is_refused_in_one_line():
+    model, _ = make("mlp")
+    before = model.state()
+    with pytest.raises(CheckpointError, match=r"not one of mlp\(hidden=16\)") as caught:
+        model.load(make("cnn")[0].state())
+    assert "\n" not in str(caught.value)
+    assert all((before[key] == value).all() for key, value in model.state().items())
+
+
+def test_a_device_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setenv("FEDKD_DEVICE", "abacus")
+    with pytest.raises(ConfigError, match="FEDKD_DEVICE: cannot use 'abacus'"):
+        make("mlp")
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("cnn(width=0)", "'width' must be at least 1, got 0"),
+        ("mlp(hidden=0)", "'hidden' must be at least 1"),
+        ("lenet(dropout=1.0)", r"'dropout' must be in \[0, 1\)"),
+        ("torchvision(size=-1)", "'size' must be at least 0"),
+        ("forest(trees=0)", "'trees' must be at least 1"),
+        ("forest(pseudo=-0.5)", "'pseudo' must be at least 0"),
+        ("logistic(penalty=0.0)", "'penalty' must be above 0"),
+        ("boosting(iterations=0)", "'iterations' must be at least 1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_when_checked_and_when_made(spec, sentence):
+    with pytest.raises(SpecError, match=sentence):
+        check(spec)
+    with pytest.raises(SpecError, match=sentence):
+        make_learner(spec, shape=(1, 16, 16), classes=3, training=TRAINING, seed=0)
+
+
+def test_checking_a_mix_loads_neither_a_framework_nor_the_users_module():
+    code = (
+        "import sys\nfrom fedkd.learner import check_mix\n"
+        "check_mix('cnn, forest, torchvision, no_such_module:make')\n"
+        "print(sorted({'torch', 'sklearn', 'torchvision'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("spec", "missing", "extra"), [("mlp", "torch", "torch"), ("forest", "sklearn", "light")])
+def test_a_missing_framework_names_the_line_that_installs_it(spec, missing, extra, monkeypatch):
+    for name in list(sys.modules):
+        if name.split(".")[0] == missing:
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("models", "torch_learner", "sklearn_learner"):
+        monkeypatch.delitem(sys.modules, f"fedkd.{name}", raising=False)
+        monkeypatch.delattr(f"fedkd.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ExtraError, match=rf"pip install 'fedkd\[{extra}\]'"):
+        make_learner(spec, shape=(4,), classes=2, training=TRAINING, seed=0)
+
+
+def test_a_factory_gets_only_the_arguments_that_it_takes(own):
+    box = "class Box:\n    def __init__(self, **got): self.got = got\n    def predict(self, x): return x\n"
+    assert own(box + "def make(*, classes): return Box(classes=classes)\n").model.got == {"classes": CLASSES}
+    sys.modules.pop("mine")
+    assert set(own(box + "def all_of_it(**given): return Box(**given)\n", "all_of_it").model.got) == {
+        "shape", "classes", "seed"
+    }  # fmt: skip
+
+
+LINEAR = "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))\n"
+
+
+def test_a_users_network_starts_from_the_seed(own):
+    key, text = "1.weight", "import torch\ndef make(classes):\n" + LINEAR
+    first = own(text).state()[key]
+    sys.modules.pop("mine")
+    assert (own(text).state()[key] == first).all()
+
+
+def test_a_users_network_starts_from_the_seed_also_if_its_factory_is_what_loads_torch(tmp_path):
+    (tmp_path / "mine.py").write_text("def make(classes):\n    import torch\n" + LINEAR)
+    code = (
+        f"import sys\nsys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "from fedkd.learner import Training, make_learner\nassert 'torch' not in sys.modules\n"
+        "two = [make_learner('mine:make', shape=(64,), classes=2, training=Training(), seed=7) for _ in range(2)]\n"
+        "first, second = (one.state()['1.weight'] for one in two)\nassert (first == second).all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_users_network_may_work_in_place(own):
+    model = own(
+        "from torch import nn\ndef make(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(64, classes))\n"
+    )
+    x = images(6, (1, 8, 8))[0] - 0.5
+    before = x.copy()
+    first = model.predict(x)
+    model.fit(x, np.arange(6) % 3, rng=generator(0, "fit"))
+    assert (x == before).all()
+    assert first.shape == (6, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "from sklearn.neighbors import KNeighborsClassifier\ndef make():\n    return KNeighborsClassifier(3)\n",
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import make_pipeline\n"
+        "from sklearn.preprocessing import StandardScaler\n"
+        "def make():\n    return make_pipeline(StandardScaler(), LogisticRegression())\n",
+        "import numpy as np\nclass Nearest:\n    def fit(self, x, y):\n        self.classes_ = np.unique(y)\n"
+        "        self.means = np.stack([x[y == c].mean(axis=0) for c in self.classes_])\n"
+        "    def predict_proba(self, x):\n        d = ((x[:, None] - self.means) ** 2).sum(axis=2)\n"
+        "        return (d == d.min(axis=1, keepdims=True)).astype(float)\ndef make():\n    return Nearest()\n",
+    ],
+    ids=["neighbors", "pipeline", "not_of_sklearn"],
+)
+def test_a_users_estimator_need_not_take_weights(own, estimator):
+    model = own(estimator)
+    x, y = images(60, (1, 8, 8), labels=[0, 2] * 30)
+    model.fit(x, y, rng=generator(0, "fit"))
+    new, truth = images(20, (1, 8, 8), seed=1, labels=[0, 2] * 10)
+    assert (model.predict(new).argmax(axis=1) == truth).all()
+    assert (model.predict(new)[:, 1] == 0).all()
+    public, answers = images(60, (1, 8, 8), seed=2)
+    model.distill(public, one_hot(answers), w=np.ones(60, np.float32), rng=generator(0, "feedback"))
+    model.fit(x, y, rng=generator(1, "fit"))
+    assert (model.predict(images(10, (1, 8, 8), seed=3, labels=[1] * 10)[0]).argmax(axis=1) == 1).all()

@@ -123,3 +123,10 @@ def test_an_option_out_of_range_is_refused_before_torch_is_needed(spec, sentence
 @pytest.mark.parametrize("spec", ["kl(hard=0)", "kl(hard=1)", "kl(smoothing=0.0)", "mae"])
 def test_the_ends_of_the_ranges_are_valid(spec):
     check(spec)
+
+
+@pytest.mark.parametrize("temperature", ["1001", "1e999"])
+def test_a_temperature_beyond_what_single_precision_resolves_is_refused(temperature):
+    with pytest.raises(SpecError, match="'temperature' must be at most 1000; 'logit_matching' is the limit"):
+        check(f"kl(temperature={temperature})")
+    check("kl(temperature=1000)")

@@ -1,7 +1,7 @@
 """What the framework costs: a round of the in-process engine over a bare PyTorch loop that does the same work.
 
 Fashion-MNIST, 10 clients x 2000 images, CNN, 10,000 transfer images. Also 2 workers over 1, and 1000 trivial clients.
-Run: python -m simulations.benchmarks.overhead (about 10 minutes on 2 cores; needs the Fashion-MNIST data set)
+Run: python -m simulations.benchmarks.overhead (about 8 minutes on 2 cores; needs the Fashion-MNIST data set)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedkd.engine import run_in_process
 from fedkd.federation import federation
 from simulations.benchmarks.bench import save, spread
 
-ROUNDS, REPEATS, EPOCHS, STUDENT_EPOCHS = 3, 3, 4, 2
+ROUNDS, REPEATS, EPOCHS, STUDENT_EPOCHS = 2, 3, 2, 1
 COMMON: dict[str, Any] = {
     "data": "fashion_mnist",
     "transfer": "split(size=40000)",  # leaves 20,000 private images, 2000 a client
