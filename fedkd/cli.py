@@ -66,18 +66,21 @@ def run(
             f"unknown engine {engine_!r}.{did_you_mean(engine_, engine.ENGINES)} Known: {', '.join(engine.ENGINES)}."
         )
     resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
-    from fedkd.rundir import next_name
+    from fedkd.rundir import next_run
 
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise FedkdError(f"--name must be a plain folder name, got {name!r}")
-    path = (
-        Path(resolved.config.output)
-        if resolved.config.output
-        else Path("runs") / (name or next_name(Path("runs"), resolved.config.preset.replace("_", "-")))
-    )
-    if name is not None and (path / "config.toml").exists():
-        raise FedkdError(f"run {name!r} exists already: choose another --name, or continue it: fedkd resume {name}")
-    _execute(resolved, path.resolve(), engine_, workers)
+    given = Path(resolved.config.output) if resolved.config.output else Path("runs") / name if name else None
+    resuming = resolved.config.resume
+    if given is not None and not resuming and (given / "config.toml").exists():
+        raise FedkdError(
+            f"run {given.name!r} exists already: choose another name, or continue it: fedkd resume {given}"
+        )
+    try:
+        path = given or next_run(Path("runs"), resolved.config.preset.replace("_", "-"))
+    except OSError as error:
+        raise FedkdError(f"cannot write to runs/ here: {error.strerror}") from None
+    _execute(resolved, path.resolve(), engine_, workers, resuming=resuming)
 
 
 @app.command()
@@ -178,14 +181,15 @@ def _execute(
 
     settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming})
     directory = RunDirectory(path)
-    if not resuming:
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomic(directory.config, resolved.to_toml().encode())
     try:
+        if not resuming:
+            write_atomic(directory.config, resolved.to_toml().encode())
         if engine_ == "flower":
             code = engine.run_with_flower(settings, echo=lambda line: out.print(line, markup=False, soft_wrap=True))
             if code:
-                raise FedkdError(f"the Flower run failed; the log above says why. Continue: fedkd resume {path.name}")
+                raise FedkdError(
+                    f"the Flower run failed; the log above says why. Continue: fedkd resume {_short(path)}"
+                )
             summary = _read(directory.summary)
         else:
             from fedkd.screen import Screen
@@ -196,8 +200,11 @@ def _execute(
                 ).summary
     except KeyboardInterrupt:
         done = _rounds_done(directory)
-        err.print(f"interrupted after round {done}; continue with: fedkd resume {path.name}")
+        err.print(f"interrupted after round {done}; continue with: fedkd resume {_short(path)}", soft_wrap=True)
         sys.exit(130)
+    except OSError as error:
+        what = f"{error.filename or path}: {error.strerror}"
+        raise FedkdError(f"cannot write {what}. What was finished is saved: fedkd resume {_short(path)}") from error
     from fedkd.screen import scoreboard
 
     write_report(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedkd.clock import Clock
 from fedkd.codec import decode_query, encode_release
 from fedkd.config import Config, mixed
 from fedkd.errors import CheckpointError
@@ -43,11 +43,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Answer:
-    """The frame that leaves, and numbers about it. ``accuracy`` is None unless the run allows reporting it."""
+    """The frame that leaves, and the test accuracy of the local model: None unless the run allows reporting it."""
 
     frame: bytes
     accuracy: float | None
-    seconds: dict[str, float]
 
 
 def training_of(config: Config, *, distill_epochs: int) -> Training:
@@ -84,11 +83,11 @@ def answer(site: Site, frame: bytes, config: Config) -> Answer:
     """Answer one query. The same query again gets the same bytes again, so that a retry releases nothing new."""
     query = decode_query(frame, site.transfer.fingerprint, len(site.transfer), classes=site.classes)
     digest = hashlib.sha256(frame).hexdigest()
-    arrays, header = _recall(site, query.round, digest)
+    run = json.dumps(config.identity())
+    arrays, header = _recall(site, query.round, digest, run)
     if header.get("query") == digest:
-        return Answer(arrays["answer"].tobytes(), header["accuracy"], {})
+        return Answer(arrays["answer"].tobytes(), header["accuracy"])
 
-    clock = Clock()
     learner = build_learner(site, config)
     learner.load({name[6:]: array for name, array in arrays.items() if name.startswith("model.")})
 
@@ -99,39 +98,35 @@ def answer(site: Site, frame: bytes, config: Config) -> Answer:
         back = query.feedback
         x = site.transfer.inputs[back.indices]
         learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
-        clock.lap("feedback")
     learner.fit(site.x, site.y, rng=stream("fit"))
-    clock.lap("fit")
     p = check_soft_labels(
         learner.predict(site.transfer.inputs[query.indices]),
         len(query.indices),
         site.classes,
         whose=f"soft labels of client {site.key}",
     )
-    clock.lap("predict")
     w, remembered = _expertise(site, config, query, p, arrays)
-    clock.lap("expertise")
     # Reading private data without a mechanism is an event too: its epsilon is infinite.
     release = prepare(config.release, Release(p, w, NonPrivate()), stream("release"))
     reply = encode_release(release, query, site.key)
     local = accuracy(learner.predict(site.test[0]), site.test[1]) if config.evaluate and site.test else None
-    clock.lap("release")
     if site.state is not None:
         model = {f"model.{name}": array for name, array in learner.state().items()}
         kept = {**model, **remembered, "answer": np.frombuffer(reply, np.uint8)}
-        save_arrays(site.state, kept, {"round": query.round, "query": digest, "accuracy": local}, durable=False)
-    return Answer(reply, local, clock.seconds)
+        header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
+        save_arrays(site.state, kept, header, durable=False)
+    return Answer(reply, local)
 
 
-def _recall(site: Site, round_: int, digest: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return what the client remembers, or nothing: a query from the past means that the run began anew."""
+def _recall(site: Site, round_: int, digest: str, run: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what the client remembers of this run, or nothing: a query from the past means that it began anew."""
     if site.state is None or not site.state.exists():
         return {}, {}
     try:
         arrays, header = load_arrays(site.state)
     except CheckpointError:
         return {}, {}  # a client that lost its memory trains again; it is not worth a round
-    if header["query"] != digest and header["round"] >= round_:
+    if header.get("run") != run or (header["query"] != digest and header["round"] >= round_):
         return {}, {}
     return arrays, header
 

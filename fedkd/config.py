@@ -24,7 +24,7 @@ PROTECTIONS = ("none",)
 class Config(BaseModel):
     """Everything that decides what a run computes. Field order is the order of the pipeline."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     preset: str = Field("expert", description="named set of parts that the keys below override")
     seed: int = Field(0, ge=0, description="all random streams derive from it")
@@ -71,6 +71,11 @@ class Config(BaseModel):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides results: all but how long to go on, how long to wait, and where to write."""
+        free = {"output", "resume", "rounds", "deadline", "grace", "pooled"}
+        return {key: value for key, value in self.model_dump().items() if key not in free}
 
     def to_run_config(self) -> dict[str, str | int | float | bool]:
         """Return the flat, kebab-case form that Flower carries."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
 from fedkd.registry import Registry, split
@@ -255,10 +256,21 @@ def check_student(spec: str) -> None:
 
 
 def set_threads(count: int) -> None:
-    """Give torch ``count`` threads, if torch is in use: with one, results are equal on every engine."""
+    """Give torch and the linear algebra of numpy and scipy ``count`` threads; with one, results are equal everywhere.
+
+    Sums are split over threads, so their last bits depend on how many there are.
+    """
+    loaded = (count, *(name in sys.modules for name in ("torch", "scipy.linalg", "sklearn")))
+    if loaded == _THREADS.get("set"):
+        return
+    _THREADS["set"] = loaded  # looking for libraries takes milliseconds: only when there are new ones
+    threadpool_limits(count)
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != count:
+    if torch is not None:
         torch.set_num_threads(count)
+
+
+_THREADS: dict[str, tuple[int | bool, ...]] = {}
 
 
 def _is_factory(spec: str) -> bool:

@@ -115,8 +115,9 @@ class Loop:
         self.checkpoint, self.observe = checkpoint, observe
         self.state = State(asked=np.zeros(len(transfer), np.int64))
         self._late: dict[int, tuple[Query, Release]] = {}
+        self._late_bytes: dict[str, int] = {}
         self._queries: dict[int, Query] = {}
-        if config.resume and checkpoint is not None:
+        if config.resume and checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
     def run(self, exchange: Exchange) -> list[RoundReport]:
@@ -172,7 +173,7 @@ class Loop:
 
     def _collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
         config = self.config
-        need = math.ceil(config.quorum * len(sent)) if sent else 1
+        need = max(1, math.ceil(config.quorum * len(sent) - 1e-9))  # 0.07 * 100 is a little more than 7
         end = time.monotonic() + config.deadline
         clients: dict[str, dict[str, Any]] = {}
         releases: dict[int, Release] = {}
@@ -205,7 +206,10 @@ class Loop:
                 releases[key] = _onto(query.indices, past.indices, release)
                 row = clients.setdefault(str(key), {"bytes_up": 0, "bytes_down": 0, "local": None})
                 row |= {"status": "late", "error": None}
-        self._late = {}
+        for name, size in self._late_bytes.items():  # they travelled, whether they count or not
+            clients.setdefault(name, {"status": "silent", "bytes_up": 0, "bytes_down": 0, "local": None, "error": None})
+            clients[name]["bytes_up"] += size
+        self._late, self._late_bytes = {}, {}
         on_time = sum(row["status"] == "answered" for row in clients.values())
         if on_time < need or not any(release.w.any() for release in releases.values()):
             reasons = sorted({str(row["error"]) for row in clients.values() if row.get("error")})
@@ -243,6 +247,7 @@ class Loop:
                 clients.setdefault(reply.client, row)
             return
         if reply.round != query.round:
+            self._late_bytes[reply.client] = self._late_bytes.get(reply.client, 0) + reply.bytes_up
             if self.config.late:
                 self._late[key] = (asked, release)
         elif key not in releases:  # the first answer counts; a second one is ignored
@@ -330,15 +335,19 @@ class Loop:
         reports = [RoundReport(**report) for report in header["reports"]]
         self.state = State(header["round"], arrays["asked"], teachers["feedback"], teachers["teacher"], reports)
         if self.student is not None:
-            self.student.load({name[8:]: array for name, array in arrays.items() if name.startswith("student.")})
-            if not self.student.state() and self.state.teacher is not None:
-                self._distill(self.state.teacher, self.state.round)  # a model without state is made again
+            kept = {name[8:]: array for name, array in arrays.items() if name.startswith("student.")}
+            if kept:
+                self.student.load(kept)
+            elif self.state.teacher is not None:
+                if not getattr(self.student, "refits", False):
+                    raise CheckpointError(
+                        f"student {self.student.architecture!r} keeps no state: give it state() and load() to resume"
+                    )
+                self._distill(self.state.teacher, self.state.round)  # each lesson is the first: the last one makes it
 
     def _identity(self) -> dict[str, Any]:
-        """What must agree for a checkpoint to be ours: everything that decides results, except how long to go on."""
-        free = {"output", "resume", "rounds", "deadline", "grace", "pooled"}
-        kept = {key: value for key, value in self.config.model_dump().items() if key not in free}
-        return {**kept, "fingerprint": self.transfer.fingerprint}
+        """What must agree for a checkpoint to be ours."""
+        return {**self.config.identity(), "fingerprint": self.transfer.fingerprint}
 
 
 def _onto(rows: Array, past: Array, release: Release) -> Release:

@@ -37,9 +37,8 @@ class RunDirectory:
     def begin(self, config: Config) -> None:
         """Make the directory; unless the run resumes, what an earlier run of the same name left goes away."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if config.resume:
-            if not self.checkpoint.exists():
-                raise CheckpointError(f"nothing to resume in {self.path}: no checkpoint was written yet. Run it again.")
+        if config.resume:  # maybe from round 1: then there is no checkpoint yet, and clients repeat what they answered
+            self.clients.mkdir(exist_ok=True)
             return
         for file in (self.checkpoint, self.metrics, self.table, self.student, self.summary, self.path / "report.html"):
             file.unlink(missing_ok=True)
@@ -85,10 +84,18 @@ def find(path: Path) -> RunDirectory:
     raise FedkdError(f"no run {str(path)!r}.{did_you_mean(path.name, siblings)}{known}")
 
 
-def next_name(root: Path, stem: str) -> str:
-    """Return ``stem-001``, ``stem-002``, ...: the first that is free under ``root``."""
+def next_run(root: Path, stem: str) -> Path:
+    """Make and return ``stem-001``, ``stem-002``, ... under ``root``: the first that nobody else has taken."""
+    root.mkdir(parents=True, exist_ok=True)
     taken = [int(p.name.rpartition("-")[2]) for p in root.glob(f"{stem}-*") if p.name.rpartition("-")[2].isdigit()]
-    return f"{stem}-{max(taken, default=0) + 1:03d}"
+    number = max(taken, default=0) + 1
+    while True:
+        path = root / f"{stem}-{number:03d}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:  # another run started in this very moment
+            number += 1
 
 
 def _line(report: RoundReport) -> str:

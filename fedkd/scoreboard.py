@@ -150,7 +150,11 @@ def _fedavg(config: Config, shared: Federation) -> dict[str, Any]:
         return {"possible": False, "why": f"{len(kinds)} different architectures", "bytes_per_client_round": None}
     (model,) = built.values() if len(built) == 1 else (next(iter(built.values())),)
     if not model.parameters:
-        return {"possible": False, "why": f"{kinds[0]} has no weights to average", "bytes_per_client_round": None}
+        return {
+            "possible": False,
+            "why": f"{kinds[0]} is refitted in each round, not averaged",
+            "bytes_per_client_round": None,
+        }
     return {
         "possible": True,
         "why": f"float32, {model.parameters:,} parameters",
@@ -176,8 +180,8 @@ def _released(config: Config, state: State) -> list[dict[str, Any]]:
     if any(row.get("local") is not None for row in last.clients.values()):
         out.append(
             {
-                "what": "test accuracy and seconds",
-                "form": "a few numbers (evaluate = true)",
+                "what": "test accuracy of the local model",
+                "form": "one number (evaluate = true)",
                 "bytes": None,
                 "to": "server",
             }

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -39,9 +40,9 @@ class Screen:
 
     def __enter__(self) -> Screen:
         config = self.config
-        self.console.print(f"[bold]fedkd[/bold]  {self.name}  seed {config.seed}  preset {config.preset}")
-        self.console.print(f"  data      {config.data}, {config.partition}, transfer {config.transfer}")
-        self.console.print(f"  clients   {config.clients}: {config.learner}; student {config.student}")
+        self.console.print(f"[bold]fedkd[/bold]  {escape(self.name)}  seed {config.seed}  preset {config.preset}")
+        self.console.print(f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}")
+        self.console.print(f"  clients   {config.clients}: {escape(f'{config.learner}; student {config.student}')}")
         self.console.print(f"  privacy   [bold red]NONE[/bold red] (protect = {config.protect})")
         if self.plain:
             self.console.print(_HEADER)
@@ -63,7 +64,7 @@ class Screen:
         elif event == "answer":
             self.progress.advance(self._task)
             if facts.get("error"):
-                self.console.print(f"  client {facts['client']}: {facts['error']}", style="yellow")
+                self.console.print(f"  client {facts['client']}: {facts['error']}", style="yellow", markup=False)
         elif event == "distill":
             self.progress.update(self._task, description=f"round {facts['round']}/{self.config.rounds}: distilling")
         elif event == "summary":
@@ -105,12 +106,12 @@ def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) 
     against = (
         f"FedAvg would send {size(fedavg['bytes_per_client_round'])} each way"
         if fedavg["possible"]
-        else f"FedAvg is impossible here ({fedavg['why']})"
+        else f"FedAvg is impossible here ({escape(fedavg['why'])})"
     )
     console.print(f"sent per client and round: {up} up, {down} down; {against}", soft_wrap=True)
     console.print("privacy: [bold red]NONE[/bold red] - predictions can reveal who is in the data", soft_wrap=True)
     for warning in summary["warnings"]:
-        console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
+        console.print(f"[yellow]warning[/yellow] {escape(warning)}", soft_wrap=True)
     if path is not None:
         console.print(f"report {path / 'report.html'}", soft_wrap=True)
 

@@ -45,6 +45,7 @@ class SklearnLearner:
     """
 
     parameters = 0
+    refits = True
 
     def __init__(self, make: Callable[[int], Any], classes: int, architecture: str, pseudo: float) -> None:
         """``make(seed)`` returns an untrained estimator; ``pseudo`` weighs distilled rows against private ones."""

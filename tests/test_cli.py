@@ -160,7 +160,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(finished, number, code,
     _, errors = process.communicate()
     assert process.returncode == code
     if number == signal.SIGINT:
-        assert "continue with: fedkd resume run" in errors
+        assert "continue with: fedkd resume runs/run" in errors
     done = fedkd("resume", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert journal(tmp_path / "runs" / "run") == journal(tmp_path / "runs" / "whole")

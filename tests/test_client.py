@@ -146,3 +146,17 @@ def test_static_expertise_is_computed_once(tmp_path, monkeypatch):
     query = ask(2, rows=[5, 9])
     _, second = decode_release(answer(owner, frame(query), config).frame, query)
     assert second.w[0] == first.w[1]
+
+
+def test_another_run_on_the_same_device_gets_no_answer_of_the_last_one(tmp_path):
+    first = answer(site(tmp_path), frame(ask()), CONFIG).frame
+    other = CONFIG.model_copy(update={"release": "argmax"})
+    second = answer(site(tmp_path), frame(ask()), other).frame
+    assert len(second) < len(first) / 4
+    assert second == answer(site(), frame(ask()), other).frame
+
+
+def test_how_long_a_run_goes_on_does_not_make_it_another_run(tmp_path, monkeypatch):
+    first = answer(site(tmp_path), frame(ask()), CONFIG).frame
+    monkeypatch.setattr(client_module, "build_learner", lambda *a: pytest.fail("trained twice"))
+    assert answer(site(tmp_path), frame(ask()), CONFIG.model_copy(update={"rounds": 9})).frame == first

@@ -363,3 +363,36 @@ def test_bytes_are_those_of_the_frames():
     report = loop(settings(rounds=1)).run(net)[0]
     assert report.metrics["bytes_down"] == 2 * len(net.frames[0])
     assert report.clients["0"]["bytes_up"] == 36 + 2 + ROWS * CLASSES * 4
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.55])
+def test_a_quorum_is_not_missed_by_a_rounding_error(share):
+    have = round(share * 100)
+    loop(settings(rounds=1, quorum=share)).run(Network(*[truthful] * have, *[broken] * (100 - have)))
+
+
+def broken(query, client):
+    raise RuntimeError("no")
+
+
+def test_the_bytes_of_a_late_answer_are_counted_in_the_round_that_got_them():
+    def once(query, client):
+        return truthful(query, client) if query.round == 1 else None
+
+    reports = loop(settings(rounds=2)).run(Network(truthful, once, delays={(1, 1): 1}))
+    assert reports[0].clients["1"]["bytes_up"] == 0
+    assert reports[1].clients["1"]["bytes_up"] == reports[0].clients["0"]["bytes_up"]
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_resumes_from_the_start(tmp_path):
+    this = loop(settings(rounds=1, resume=True, output="x"), checkpoint=tmp_path / "none.safetensors")
+    assert this.run(Network(truthful, truthful))[0].round == 1
+
+
+def test_a_student_that_forgets_cannot_be_resumed_and_says_how_to_mend_it(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    monkeypatch.setattr(Student, "state", lambda self: {})
+    monkeypatch.setattr(Student, "load", lambda self, state: None)
+    loop(settings(rounds=1), checkpoint=path).run(Network(truthful, truthful))
+    with pytest.raises(CheckpointError, match=r"keeps no state: give it state\(\) and load\(\)"):
+        loop(settings(resume=True, output="x"), checkpoint=path)

@@ -18,7 +18,7 @@ from fedkd.client import Site
 from fedkd.client import answer as answer_frame
 from fedkd.config import Config
 from fedkd.dataset import as_inputs, labels_among, read
-from fedkd.errors import FedkdError
+from fedkd.errors import CodecError, ConfigError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
 from fedkd.flower.strategy import FederatedDistillation
@@ -36,7 +36,11 @@ def answer_query(message: Message, context: Context) -> Message:
         reply = answer_frame(site_of(config, context), read_query(message), config)
         return Message(answer_content(reply), reply_to=message)
     except FedkdError as error:
-        return Message(error_content(key, f"{type(error).__name__}: {error}"), reply_to=message)
+        log.warning("client %s: %s", key, error)
+        # What is wrong with the server's settings or frames may be told; about a device's own data, only the kind.
+        tell = isinstance(error, (CodecError, ConfigError, SpecError)) or "data" not in context.node_config
+        text = f"{type(error).__name__}: {error}" if tell else f"{type(error).__name__} (see the device's log)"
+        return Message(error_content(key, text), reply_to=message)
     except Exception as error:  # a user's model may raise anything
         log.exception("client %s failed", key)
         # Only the type leaves: the text of a foreign exception may quote private data.

@@ -28,10 +28,8 @@ def read_query(message: Message) -> bytes:
 
 
 def answer_content(answer: Answer) -> RecordDict:
-    """Return the records of an answer. Numbers about private data go along only where the run allows them."""
-    metrics: dict[str, int | float | list[int] | list[float]] = {
-        f"seconds-{phase}": seconds for phase, seconds in answer.seconds.items()
-    }
+    """Return the records of an answer. Accuracy goes along only where the run allows it; timings never do."""
+    metrics: dict[str, int | float | list[int] | list[float]] = {}
     if answer.accuracy is not None:
         metrics["accuracy"] = answer.accuracy
     return RecordDict({"release": _frame_record(answer.frame), "metrics": MetricRecord(metrics), "about": _about()})
@@ -50,7 +48,9 @@ def read_answer(content: RecordDict) -> tuple[bytes | None, float | None, str | 
     _check_about(content, "client")
     metrics = content.metric_records.get("metrics")
     accuracy = metrics.get("accuracy") if metrics is not None else None
-    return _read_frame(content, "release"), accuracy if isinstance(accuracy, float) else None, None, None
+    if not (isinstance(accuracy, float) and 0 <= accuracy <= 1):
+        accuracy = None  # a client may claim anything, also NaN
+    return _read_frame(content, "release"), accuracy, None, None
 
 
 def size_of(content: RecordDict) -> int:

@@ -7,25 +7,28 @@ weights only. Any ``Grid`` will do: Flower's simulation, a SuperLink, or ours th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from fedkd.codec import peek
 from fedkd.config import Config
 from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
-from fedkd.learner import Learner
+from fedkd.learner import Learner, set_threads
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop, Observer, Reply
 from fedkd.rundir import RunDirectory
 from fedkd.scoreboard import build_student, summarize
 
+MALFORMED = (DecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError)
+"""What Flower raises when it cannot parse a reply."""
 POLL = 0.1
 """Seconds between two looks at a grid that cannot wake us."""
 
@@ -56,6 +59,7 @@ class FederatedDistillation:
         config = self.config
         shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
         student = build_student(config, shared)
+        set_threads(config.threads)
         directory = RunDirectory(Path(config.output)) if config.output else None
         if directory is not None:
             directory.begin(config)
@@ -110,7 +114,7 @@ class GridExchange:
     def __init__(self, grid: Grid, *, ttl: float) -> None:
         """Wrap ``grid``; an unanswered message expires after ``ttl`` seconds."""
         self.grid, self.ttl = grid, ttl
-        self._open: dict[str, tuple[int, int, float]] = {}  # message id -> (round, node, when it was sent)
+        self._open: dict[str, tuple[int, int, str, float]] = {}  # message id -> round, node, its name then, when sent
         self._names: dict[int, str] = {}  # node -> client, as it named itself
 
     def wait_for(self, clients: int, *, quorum: float, timeout: float) -> None:
@@ -128,24 +132,26 @@ class GridExchange:
         content = query_content(frame)
         size = size_of(content)
         nodes = sorted(self.grid.get_node_ids())
+        # A node that is gone frees its client: without a key, a SuperNode that restarts is another node.
+        self._names = {node: name for node, name in self._names.items() if node in nodes}
         messages = [
             Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_)) for node in nodes
         ]
         ids = list(self.grid.push_messages(messages))
         now = time.monotonic()
-        self._open |= {id_: (round_, node, now) for id_, node in zip(ids, nodes, strict=True)}
+        self._open |= {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, nodes, strict=True)}
         return {self._name(node): size for node in nodes}
 
     def open(self, round_: int) -> int:
         """Return how many answers of ``round_`` are outstanding."""
-        return sum(1 for r, _, _ in self._open.values() if r == round_)
+        return sum(1 for r, *_ in self._open.values() if r == round_)
 
     def poll(self, timeout: float) -> list[Reply]:
         """Return the answers that have arrived; wait for at most ``timeout`` seconds if there are none."""
         end = time.monotonic() + timeout
         wait = getattr(self.grid, "wait", None)
         while True:
-            replies = [reply for message in self._pull() if (reply := self._read(message)) is not None]
+            replies = self._pull()
             left = end - time.monotonic()
             if replies or left <= 0 or not self._open:
                 return replies
@@ -154,23 +160,31 @@ class GridExchange:
             else:
                 time.sleep(min(left, POLL))
 
-    def _pull(self) -> Iterable[Message]:
+    def _pull(self) -> list[Reply]:
         if hasattr(self.grid, "wait"):  # our own grid parses nothing that could fail here
-            return list(self.grid.pull_messages(list(self._open)))
-        found: list[Message] = []
+            return [reply for message in self.grid.pull_messages(list(self._open)) if (reply := self._read(message))]
+        replies: list[Reply] = []
         for id_ in list(self._open):
             try:
-                found += self.grid.pull_messages([id_])
-            except Exception:  # Flower raises whatever a malformed reply provokes; one id a call confines it
-                self._open.pop(id_)
-        return found
+                found = list(
+                    self.grid.pull_messages([id_])
+                )  # one id a call: what cannot be parsed costs its sender only
+            except MALFORMED as error:
+                round_, _, name, when = self._open.pop(id_)
+                why = f"malformed reply ({type(error).__name__})"
+                replies.append(Reply(round_, name, None, why, None, 0, time.monotonic() - when, name))
+                continue
+            except Exception:  # the network: look again, until the deadline
+                continue
+            replies += [reply for message in found if (reply := self._read(message))]
+        return replies
 
     def _read(self, message: Message) -> Reply | None:
         sent = self._open.pop(message.metadata.reply_to_message_id, None)
         if sent is None:
             return None  # a second answer to the same message
-        round_, node, when = sent
-        latency, asked_as = time.monotonic() - when, self._name(node)
+        round_, node, asked_as, when = sent
+        latency = time.monotonic() - when
         if message.has_error():
             error = f"Flower error {message.error.code}: {message.error.reason}"[:200]
             return Reply(round_, asked_as, None, error, None, 0, latency, asked_as)
@@ -178,11 +192,19 @@ class GridExchange:
             size = size_of(message.content)
             frame, accuracy, client, error_ = read_answer(message.content)
             if frame is not None:
-                client = str(peek(frame).client)
+                client = self._bound(node, str(peek(frame).client))
         except (FedkdError, CodecError, KeyError, ValueError, TypeError, AttributeError) as error:
             return Reply(round_, asked_as, None, f"{type(error).__name__}: {error}", None, 0, latency, asked_as)
         self._names[node] = client or asked_as
         return Reply(round_, self._names[node], frame, error_, accuracy, size, latency, asked_as)
+
+    def _bound(self, node: int, client: str) -> str:
+        """Return ``client`` if ``node`` may answer for it: nobody answers in the name of another node's client."""
+        local = getattr(self.grid, "partition_of", None)
+        holder = next((n for n, name in self._names.items() if name == client and n != node), None)
+        if holder is not None or (local is not None and str(local(node)) != client):
+            raise CodecError(f"answers in the name of client {client}, who is another node (same partition-id twice?)")
+        return client
 
     def _name(self, node: int) -> str:
         """Return the client that ``node`` said it is, or the node's own name until it has answered once."""
