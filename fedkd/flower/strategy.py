@@ -7,6 +7,7 @@ weights only. Any ``Grid`` will do: Flower's simulation, a SuperLink, or ours th
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,9 @@ class GridExchange:
         """Wrap ``grid``; an unanswered message expires after ``ttl`` seconds."""
         self.grid, self.ttl = grid, ttl
         self._open: dict[str, tuple[int, int, str, float]] = {}  # message id -> round, node, its name then, when sent
+        self._outstanding: Counter[int] = Counter()  # round -> how many of those
         self._names: dict[int, str] = {}  # node -> client, as it named itself
+        self._holders: dict[str, int] = {}  # and back: client -> the node that answers for it
 
     def wait_for(self, clients: int, *, quorum: float, timeout: float) -> None:
         """Wait until ``clients`` nodes are there; after ``timeout`` go on with a quorum of them, or give up."""
@@ -131,20 +134,23 @@ class GridExchange:
         """Send ``frame`` to every node that is online now."""
         content = query_content(frame)
         size = size_of(content)
-        nodes = sorted(self.grid.get_node_ids())
+        present = set(self.grid.get_node_ids())
+        nodes = sorted(present)
         # A node that is gone frees its client: without a key, a SuperNode that restarts is another node.
-        self._names = {node: name for node, name in self._names.items() if node in nodes}
+        self._names = {node: name for node, name in self._names.items() if node in present}
+        self._holders = {name: node for node, name in self._names.items()}
         messages = [
             Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_)) for node in nodes
         ]
         ids = list(self.grid.push_messages(messages))
         now = time.monotonic()
         self._open |= {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, nodes, strict=True)}
+        self._outstanding[round_] += len(ids)
         return {self._name(node): size for node in nodes}
 
     def open(self, round_: int) -> int:
         """Return how many answers of ``round_`` are outstanding."""
-        return sum(1 for r, *_ in self._open.values() if r == round_)
+        return self._outstanding[round_]
 
     def poll(self, timeout: float) -> list[Reply]:
         """Return the answers that have arrived; wait for at most ``timeout`` seconds if there are none."""
@@ -171,6 +177,7 @@ class GridExchange:
                 )  # one id a call: what cannot be parsed costs its sender only
             except MALFORMED as error:
                 round_, _, name, when = self._open.pop(id_)
+                self._outstanding[round_] -= 1
                 why = f"malformed reply ({type(error).__name__})"
                 replies.append(Reply(round_, name, None, why, None, 0, time.monotonic() - when, name))
                 continue
@@ -184,6 +191,7 @@ class GridExchange:
         if sent is None:
             return None  # a second answer to the same message
         round_, node, asked_as, when = sent
+        self._outstanding[round_] -= 1
         latency = time.monotonic() - when
         if message.has_error():
             error = f"Flower error {message.error.code}: {message.error.reason}"[:200]
@@ -196,13 +204,13 @@ class GridExchange:
         except (FedkdError, CodecError, KeyError, ValueError, TypeError, AttributeError) as error:
             return Reply(round_, asked_as, None, f"{type(error).__name__}: {error}", None, 0, latency, asked_as)
         self._names[node] = client or asked_as
+        self._holders[self._names[node]] = node
         return Reply(round_, self._names[node], frame, error_, accuracy, size, latency, asked_as)
 
     def _bound(self, node: int, client: str) -> str:
         """Return ``client`` if ``node`` may answer for it: nobody answers in the name of another node's client."""
         local = getattr(self.grid, "partition_of", None)
-        holder = next((n for n, name in self._names.items() if name == client and n != node), None)
-        if holder is not None or (local is not None and str(local(node)) != client):
+        if self._holders.get(client, node) != node or (local is not None and str(local(node)) != client):
             raise CodecError(f"answers in the name of client {client}, who is another node (same partition-id twice?)")
         return client
 
