@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, set_threads
 from fedkd.metrics import accuracy
 from fedkd.random import derive, generator
-from fedkd.records import Query, Release, TransferSet
+from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.registry import parse
 from fedkd.release import prepare
 from fedkd.softlabels import Array, check_soft_labels
@@ -81,7 +82,8 @@ def build_learner(site: Site, config: Config) -> Learner:
 
 def answer(site: Site, frame: bytes, config: Config) -> Answer:
     """Answer one query. The same query again gets the same bytes again, so that a retry releases nothing new."""
-    query = decode_query(frame, site.transfer.fingerprint, len(site.transfer), classes=site.classes)
+    rows = site.classes if config.keys == "classes" else len(site.transfer)
+    query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes)
     digest = hashlib.sha256(frame).hexdigest()
     run = json.dumps(config.identity())
     arrays, header = _recall(site, query.round, digest, run)
@@ -94,18 +96,17 @@ def answer(site: Site, frame: bytes, config: Config) -> Answer:
     def stream(purpose: str) -> np.random.Generator:
         return generator(config.seed, "client", site.key, "round", query.round, purpose)
 
-    if query.feedback is not None and len(query.feedback.indices):
-        back = query.feedback
-        x = site.transfer.inputs[back.indices]
-        learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
-    learner.fit(site.x, site.y, rng=stream("fit"))
-    p = check_soft_labels(
-        learner.predict(site.transfer.inputs[query.indices]),
-        len(query.indices),
-        site.classes,
-        whose=f"soft labels of client {site.key}",
-    )
-    w, remembered = _expertise(site, config, query, p, arrays)
+    back = query.feedback if query.feedback is not None and len(query.feedback.indices) else None
+    if config.keys == "classes":
+        p, w = _of_classes(site, learner, back, stream)
+        remembered: dict[str, Array] = {}
+    else:
+        if back is not None:
+            x = site.transfer.inputs[back.indices]
+            learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
+        learner.fit(site.x, site.y, rng=stream("fit"))
+        p = _predict(site, learner, site.transfer.inputs[query.indices])
+        w, remembered = _expertise(site, config, query, p, arrays)
     # Reading private data without a mechanism is an event too: its epsilon is infinite.
     release = prepare(config.release, Release(p, w, NonPrivate()), stream("release"))
     reply = encode_release(release, query, site.key)
@@ -116,6 +117,47 @@ def answer(site: Site, frame: bytes, config: Config) -> Answer:
         header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
         save_arrays(site.state, kept, header, durable=False)
     return Answer(reply, local)
+
+
+def class_means(p: Array, y: Array, classes: int) -> tuple[Array, Array]:
+    """Return the mean soft labels (C, C) of the samples of each class, and which classes there are (C,), 1 or 0.
+
+    ``p`` (N, C) are what a client says of its private data with labels ``y`` (N,): the ballots of FD (Jeong et al.,
+    arXiv:1811.11479). A class that the client does not hold gets a flat row of weight 0.
+    """
+    counts = np.bincount(y, minlength=classes)
+    sums = np.zeros((classes, classes))
+    np.add.at(sums, y, p)
+    flat = np.full((classes, classes), 1 / classes)
+    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], flat)
+    return means.astype(np.float32), (counts > 0).astype(np.float32)
+
+
+def regularized(y: Array, teacher: Teacher, classes: int) -> Array:
+    """Return targets (N, C) whose cross-entropy is half CE(p, y) + CE(p, t_y), t_y the teacher of a sample's class.
+
+    Cross-entropy is linear in its target, so the two terms of FD are one. Classes without a teacher keep their label.
+    """
+    truth = np.eye(classes, dtype=np.float32)
+    targets = truth.copy()
+    targets[teacher.indices] = (truth[teacher.indices] + teacher.p) / 2
+    return np.asarray(targets[y])
+
+
+def _of_classes(
+    site: Site, learner: Learner, back: Teacher | None, stream: Callable[[str], np.random.Generator]
+) -> tuple[Array, Array]:
+    """Train with the others' means as regularizer, then return the client's own; no transfer set is involved."""
+    if back is None:
+        learner.fit(site.x, site.y, rng=stream("fit"))
+    else:
+        weight = np.ones(len(site.x), np.float32)
+        learner.distill(site.x, regularized(site.y, back, site.classes), w=weight, rng=stream("fit"))
+    return class_means(_predict(site, learner, site.x), site.y, site.classes)
+
+
+def _predict(site: Site, learner: Learner, x: Array) -> Array:
+    return check_soft_labels(learner.predict(x), len(x), site.classes, whose=f"soft labels of client {site.key}")
 
 
 def _recall(site: Site, round_: int, digest: str, run: str) -> tuple[dict[str, Array], dict[str, Any]]:

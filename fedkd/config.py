@@ -18,7 +18,7 @@ from fedkd import parts
 from fedkd.errors import ConfigError, FedkdError, did_you_mean
 from fedkd.registry import split
 
-PROTECTIONS = ("none",)
+KEYS = ("samples", "classes")
 
 
 class Config(BaseModel):
@@ -33,6 +33,8 @@ class Config(BaseModel):
     data: str = Field("digits", description="labeled data that the clients hold, and the test set")
     transfer: str = Field("split(size=400)", description="public unlabeled inputs; split(size=n) cuts them from data")
     partition: str = Field("dirichlet(alpha=0.3)", description="how data is dealt to the clients")
+    labels: str = Field("none", description="what may be made of public labels of the transfer set")
+    keys: str = Field("samples", description="what ballots are about: samples of the transfer set, or classes")
     select: str = Field("all", description="which rows of the transfer set are asked in a round")
     learner: str = Field("cnn, mlp, forest, logistic", description="the clients' models, dealt in turn")
     student: str = Field("cnn", description="the server's model")
@@ -40,6 +42,7 @@ class Config(BaseModel):
     release: str = Field("float16", description="chain of mechanisms on what leaves a client")
     aggregate: str = Field("mean", description="ballots and weights to teacher")
     sharpen: str = Field("none", description="lowers the teacher's entropy")
+    replay: int = Field(1, ge=1, description="rounds whose teachers the student learns from; the newest wins on a row")
     distill: str = Field("kl(temperature=1.0)", description="loss that teaches a model the teacher's soft labels")
     feedback: str = Field("teacher", description="what goes back to the clients with the next query")
     broadcast: str = Field("float16", description="chain on what goes back to the clients")
@@ -161,6 +164,18 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(f"grace: must not exceed deadline ({config.deadline:g} s), got {config.grace:g}")
     if config.student == "none" and config.feedback == "student":
         problems.append("feedback: 'student' needs a student, got student = 'none'")
+    if config.student == "none" and config.labels != "none":
+        problems.append(f"labels: {config.labels!r} needs a student, got student = 'none'")
+    if config.keys not in KEYS:
+        problems.append(
+            f"keys: must be one of {', '.join(KEYS)}, got {config.keys!r}.{did_you_mean(config.keys, KEYS)}"
+        )
+    if config.keys == "classes" and config.student != "none":
+        problems.append("keys: 'classes' says nothing about samples that a student could learn; set student = 'none'")
+    if config.keys == "classes" and config.expertise != "uniform":
+        problems.append(
+            f"keys: 'classes' knows no samples to weigh; set expertise = 'uniform', not {config.expertise!r}"
+        )
     return problems
 
 

@@ -11,6 +11,7 @@ from fedkd.dataset import dataset
 from fedkd.errors import ConfigError, SpecError, did_you_mean
 from fedkd.expertise import expertise
 from fedkd.feedback import feedback
+from fedkd.labeled import labels
 from fedkd.partition import partition
 from fedkd.registry import Registry
 from fedkd.release import mechanism
@@ -29,6 +30,7 @@ REGISTRIES: dict[str, Registry] = {
     "data": dataset,
     "transfer": transfer.transfer,
     "partition": partition,
+    "labels": labels,
     "select": select,
     "learner": learner.learner,
     "expertise": expertise,

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from fedkd import metrics
-from fedkd.aggregation import aggregator, in_chunks
+from fedkd.aggregation import aggregator, in_chunks, stack
 from fedkd.clock import Clock
 from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
-from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
-from fedkd.feedback import feedback
+from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
+from fedkd.feedback import Back, Outcome, feedback
 from fedkd.files import load_arrays, save_arrays
+from fedkd.labeled import Gems, labels
 from fedkd.learner import Learner
+from fedkd.memory import Memory, Pool
 from fedkd.random import generator
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
 from fedkd.release import prepare
-from fedkd.select import select
+from fedkd.select import Selection, select
 from fedkd.softlabels import Array
 from fedkd.teacher import sharpener
 
@@ -54,8 +56,8 @@ class Reply:
 class Exchange(Protocol):
     """The network as the loop sees it."""
 
-    def ask(self, round_: int, frame: bytes) -> Mapping[str, int]:
-        """Send ``frame`` to every client present; return bytes sent, by client."""
+    def ask(self, round_: int, frame: bytes, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Send every client present its ``personal`` frame, or else ``frame``; return bytes sent, by client."""
         ...
 
     def open(self, round_: int) -> int:
@@ -80,9 +82,11 @@ class State:
     """Everything that lives across rounds on the server. Saved after each of them."""
 
     round: int = 0
-    asked: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    feedback: Teacher | None = None
+    memory: Memory = field(default_factory=lambda: Memory.empty(0, 1))
+    feedback: Back = None
     teacher: Teacher | None = None
+    lesson: Teacher | None = None
+    kept: Array | None = None
     reports: list[RoundReport] = field(default_factory=list)
 
 
@@ -106,14 +110,20 @@ class Loop:
         student: Learner | None,
         *,
         evaluation: Evaluation | None = None,
+        public_labels: Array | None = None,
         checkpoint: Path | None = None,
         observe: Observer = lambda event, facts: None,
     ) -> None:
         """Set up round 1; with ``config.resume`` and a checkpoint, the round after it."""
         self.config, self.transfer, self.classes, self.student = config, transfer, classes, student
         self.evaluation = evaluation or Evaluation()
+        self.public_labels = public_labels
+        self.rules: Gems | None = labels.build(config.labels)()
+        if self.rules is not None and public_labels is None:
+            raise ConfigError(f"labels = {config.labels!r} needs a transfer set with labels, got {config.transfer!r}")
         self.checkpoint, self.observe = checkpoint, observe
-        self.state = State(asked=np.zeros(len(transfer), np.int64))
+        self.rows = classes if config.keys == "classes" else len(transfer)
+        self.state = State(memory=Memory.empty(self.rows, classes))
         self._late: dict[int, tuple[Query, Release]] = {}
         self._late_bytes: dict[str, int] = {}
         self._queries: dict[int, Query] = {}
@@ -131,31 +141,41 @@ class Loop:
         config, clock = self.config, Clock()
         round_ = self.state.round + 1
         self.observe("round", {"round": round_})
-        query = self._query(round_)
-        frame = encode_query(query, len(self.transfer), self._broadcast_encoding)
-        self._queries = {r: q for r, q in self._queries.items() if r >= round_ - 1} | {round_: query}
-        sent = exchange.ask(round_, frame)
+        selection = self._selection(round_)
+        query = Query(round_, selection.ask, self.classes, self.transfer.fingerprint)
+        sent = self._ask(exchange, query)
         collected = self._collect(exchange, query, sent)
         clock.lap("clients")
 
         # Sorted by client: neither the order nor the timing of arrivals can change a bit of the teacher.
-        releases = [collected.releases[key] for key in sorted(collected.releases)]
-        ensemble = in_chunks(aggregator.build(config.aggregate), releases)
-        ensemble = sharpener.build(config.sharpen)(ensemble)
-        teacher = Teacher(ensemble.astype(np.float32, copy=False), query.indices)
+        clients = sorted(collected.releases)
+        releases = [collected.releases[key] for key in clients]
+        fresh = Teacher(self._ensemble(releases, selection.ask), selection.ask)
+        memory = self.state.memory.count(selection.ask).learn(fresh, round_)
+        rows = (
+            np.union1d(selection.learn, memory.recent(round_, config.replay)) if config.replay > 1 else selection.learn
+        )
+        teacher = memory.lesson(rows)
         clock.lap("aggregate")
         self.observe("distill", {"round": round_})
         student_before = self.student.state() if self.student is not None else {}
         try:
-            self._distill(teacher, round_)
+            lesson, kept = self._lesson(teacher)
+            self._distill(lesson, round_)
             clock.lap("distill")
-            measured = self._measure(teacher, collected)
+            measured = self._measure(teacher, fresh, collected)
             clock.lap("evaluate")
-            asked = self.state.asked.copy()
-            asked[query.indices] += 1
+            outcome = Outcome(lesson, self._answer, clients, selection.ask, lambda: stack(releases, slice(None)))
             report = RoundReport(round_, measured, collected.clients, clock.seconds, collected.latency)
-            reports = [*self.state.reports, report]
-            following = State(round_, asked, self._feedback(teacher, round_), teacher, reports)
+            following = State(
+                round_,
+                memory.forget(selection.forget),
+                self._feedback(outcome, round_),
+                teacher,
+                lesson,
+                kept,
+                [*self.state.reports, report],
+            )
             if self.checkpoint is not None:
                 self._save(self.checkpoint, following)
         except BaseException:
@@ -166,10 +186,54 @@ class Loop:
         self.observe("report", {"report": report})
         return report
 
-    def _query(self, round_: int) -> Query:
+    def _selection(self, round_: int) -> Selection:
+        if self.config.keys == "classes":
+            everything = np.arange(self.classes)
+            return Selection(everything, everything, everything[:0])
         rng = generator(self.config.seed, "server", "round", round_, "select")
-        rows = select.build(self.config.select)(self.state.asked, rng)
-        return Query(round_, rows, self.classes, self.transfer.fingerprint, self.state.feedback)
+        pool = Pool(
+            self.state.memory,
+            round_,
+            self._answer if self.student is not None else None,
+            self._wrong if self.rules is not None else None,
+        )
+        chosen: Selection = select.build(self.config.select)(pool, rng)
+        return chosen
+
+    def _wrong(self) -> Array:
+        return np.asarray(self._answer(np.arange(self.rows)).argmax(axis=1) != self.public_labels)
+
+    def _ask(self, exchange: Exchange, query: Query) -> Mapping[str, int]:
+        """Send the query with what goes back: one frame for all, or one for each client with a teacher of its own."""
+        back = self.state.feedback
+        shared = back if isinstance(back, Teacher) else None
+        own = {} if back is None or isinstance(back, Teacher) else back
+        self._queries = {r: q for r, q in self._queries.items() if r >= query.round - 1} | {query.round: query}
+
+        def framed(feedback: Teacher | None) -> bytes:
+            return encode_query(replace(query, feedback=feedback), self.rows, self._broadcast_encoding)
+
+        return exchange.ask(query.round, framed(shared), {str(key): framed(teacher) for key, teacher in own.items()})
+
+    def _ensemble(self, releases: Sequence[Release], rows: Array) -> Array:
+        """Return the sharpened soft labels (n, C) of the releases."""
+        if self.rules is not None and self.public_labels is not None and releases:
+            ballots = stack(releases, slice(None))
+            w = self.rules.credit(ballots.p, ballots.w, self.public_labels[rows])
+            releases = [replace(release, w=w[k]) for k, release in enumerate(releases)]
+        ensemble = in_chunks(aggregator.build(self.config.aggregate), releases)
+        sharp: Array = sharpener.build(self.config.sharpen)(ensemble)
+        return sharp.astype(np.float32, copy=False)
+
+    def _lesson(self, teacher: Teacher) -> tuple[Teacher, Array | None]:
+        """Return what the student is taught; with public labels, also what it says where it is right."""
+        if self.rules is None or self.public_labels is None:
+            return teacher, None
+        y, says = self.public_labels[teacher.indices], self._answer(teacher.indices)
+        kept = np.full_like(self.state.memory.p, np.nan) if self.state.kept is None else self.state.kept.copy()
+        p = self.rules.targets(says, kept[teacher.indices], teacher.p, y)
+        kept[teacher.indices] = self.rules.keep(says, kept[teacher.indices], y)
+        return Teacher(p, teacher.indices), kept
 
     def _collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
         config = self.config
@@ -211,7 +275,8 @@ class Loop:
             clients[name]["bytes_up"] += size
         self._late, self._late_bytes = {}, {}
         on_time = sum(row["status"] == "answered" for row in clients.values())
-        if on_time < need or not any(release.w.any() for release in releases.values()):
+        heard = any(release.w.any() for release in releases.values()) or not len(query.indices)
+        if on_time < need or not heard:
             reasons = sorted({str(row["error"]) for row in clients.values() if row.get("error")})
             why = f" Reasons given: {'; '.join(reasons[:3])}." if reasons else ""
             raise QuorumError(
@@ -262,18 +327,24 @@ class Loop:
         weight = np.ones(len(rows), np.float32)
         self.student.distill(self.transfer.inputs[rows], teacher.p[teacher.answered], w=weight, rng=rng)
 
-    def _feedback(self, teacher: Teacher, round_: int) -> Teacher | None:
-        def answer(rows: Array) -> Array:
-            if self.student is None:
-                raise FedkdError("feedback = 'student' needs a student, got student = 'none'")
-            return self.student.predict(self.transfer.inputs[rows])
+    def _answer(self, rows: Array) -> Array:
+        if self.student is None:
+            raise FedkdError("this needs a student, got student = 'none'")
+        return self.student.predict(self.transfer.inputs[rows])
 
-        back: Teacher | None = feedback.build(self.config.feedback)(teacher, answer)
-        if back is None:
+    def _feedback(self, outcome: Outcome, round_: int) -> Back:
+        back: Back = feedback.build(self.config.feedback)(outcome)
+        if back is None or isinstance(back, Teacher):
+            return self._broadcast(back, generator(self.config.seed, "server", "round", round_, "broadcast"))
+        rngs = {key: generator(self.config.seed, "server", "round", round_, "broadcast", key) for key in back}
+        sent = {key: self._broadcast(teacher, rngs[key]) for key, teacher in back.items()}
+        return {key: teacher for key, teacher in sent.items() if teacher is not None}
+
+    def _broadcast(self, teacher: Teacher | None, rng: np.random.Generator) -> Teacher | None:
+        if teacher is None:
             return None
-        rng = generator(self.config.seed, "server", "round", round_, "broadcast")
-        sent = prepare(self.config.broadcast, Release(back.p, np.ones(len(back.p), np.float32)), rng)
-        return Teacher(sent.p, back.indices)
+        sent = prepare(self.config.broadcast, Release(teacher.p, np.ones(len(teacher.p), np.float32)), rng)
+        return Teacher(sent.p, teacher.indices)
 
     @property
     def _broadcast_encoding(self) -> str:
@@ -281,13 +352,13 @@ class Loop:
         nothing = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
         return prepare(self.config.broadcast, nothing, generator(0)).encoding
 
-    def _measure(self, teacher: Teacher, collected: Collected) -> dict[str, float | None]:
+    def _measure(self, teacher: Teacher, fresh: Teacher, collected: Collected) -> dict[str, float | None]:
         test, truth = self.evaluation.test, self.evaluation.truth
         p = self.student.predict(test[0]) if self.student is not None and test is not None else None
         y = None if test is None else test[1]
         t = None if truth is None else truth[teacher.indices]
         local = [row["local"] for row in collected.clients.values() if row.get("local") is not None]
-        answered = np.zeros(len(teacher.indices), bool)
+        answered = np.zeros(len(fresh.indices), bool)
         for release in collected.releases.values():
             answered |= release.w > 0
         return {
@@ -301,7 +372,7 @@ class Loop:
             "teacher_nll": None if t is None else metrics.nll(teacher.p, t),
             "teacher_ece": None if t is None else metrics.ece(teacher.p, t),
             "teacher_entropy": metrics.mean_entropy(teacher.p),
-            "coverage": float(answered.mean()),
+            "coverage": float(answered.mean()) if len(answered) else None,
             "asked": float(len(collected.clients)),
             "answered": float(sum(row["status"] == "answered" for row in collected.clients.values())),
             "bytes_up": float(sum(row.get("bytes_up", 0) for row in collected.clients.values())),
@@ -309,10 +380,12 @@ class Loop:
         }
 
     def _save(self, path: Path, state: State) -> None:
-        arrays = {"asked": state.asked}
-        for name, teacher in (("feedback", state.feedback), ("teacher", state.teacher)):
-            if teacher is not None:
-                arrays |= {f"{name}.p": teacher.p, f"{name}.indices": teacher.indices}
+        memory = state.memory
+        arrays = {"asked": memory.asked, "memory.p": memory.p, "memory.stamp": memory.stamp}
+        for name, teacher in _named(state).items():
+            arrays |= {f"{name}.p": teacher.p, f"{name}.indices": teacher.indices}
+        if state.kept is not None:
+            arrays["kept"] = state.kept
         if self.student is not None:
             arrays |= {f"student.{name}": array for name, array in self.student.state().items()}
         header = {"round": state.round, "run": self._identity(), "reports": [asdict(r) for r in state.reports]}
@@ -328,22 +401,28 @@ class Loop:
         arrays, header = load_arrays(path)
         if header.get("run") != self._identity():
             raise CheckpointError(f"{path} belongs to another configuration; resume with the config.toml beside it")
-        teachers = {
-            name: Teacher(arrays[f"{name}.p"], arrays[f"{name}.indices"]) if f"{name}.p" in arrays else None
-            for name in ("feedback", "teacher")
-        }
-        reports = [RoundReport(**report) for report in header["reports"]]
-        self.state = State(header["round"], arrays["asked"], teachers["feedback"], teachers["teacher"], reports)
+        names = [name[:-8] for name in arrays if name.endswith(".indices")]
+        teachers = {name: Teacher(arrays[f"{name}.p"], arrays[f"{name}.indices"]) for name in names}
+        own = {int(name[9:]): teacher for name, teacher in teachers.items() if name.startswith("feedback.")}
+        self.state = State(
+            header["round"],
+            Memory(arrays["asked"], arrays["memory.p"], arrays["memory.stamp"]),
+            own or teachers.get("feedback"),
+            teachers.get("teacher"),
+            teachers.get("lesson", teachers.get("teacher")),
+            arrays.get("kept"),
+            [RoundReport(**report) for report in header["reports"]],
+        )
         if self.student is not None:
             kept = {name[8:]: array for name, array in arrays.items() if name.startswith("student.")}
             if kept:
                 self.student.load(kept)
-            elif self.state.teacher is not None:
+            elif self.state.lesson is not None:
                 if not getattr(self.student, "refits", False):
                     raise CheckpointError(
                         f"student {self.student.architecture!r} keeps no state: give it state() and load() to resume"
                     )
-                self._distill(self.state.teacher, self.state.round)  # each lesson is the first: the last one makes it
+                self._distill(self.state.lesson, self.state.round)  # each lesson is the first: the last one makes it
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be ours."""
@@ -352,6 +431,8 @@ class Loop:
 
 def _onto(rows: Array, past: Array, release: Release) -> Release:
     """Return a late release on the rows asked now; rows that it does not know get weight 0."""
+    if not len(past):  # a round that asked nothing
+        return Release(np.full((len(rows), release.p.shape[1]), np.nan, np.float32), np.zeros(len(rows), np.float32))
     place = np.minimum(np.searchsorted(past, rows), len(past) - 1)
     known = past[place] == rows
     return Release(release.p[place], np.where(known, release.w[place], 0).astype(np.float32), release.event)
@@ -359,3 +440,15 @@ def _onto(rows: Array, past: Array, release: Release) -> Release:
 
 def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
     return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])
+
+
+def _named(state: State) -> dict[str, Teacher]:
+    """Return the teachers of a state under the names that they have in a checkpoint."""
+    named = {"teacher": state.teacher}
+    if state.lesson is not state.teacher:
+        named["lesson"] = state.lesson
+    if isinstance(state.feedback, Teacher):
+        named["feedback"] = state.feedback
+    elif state.feedback is not None:
+        named |= {f"feedback.{key}": teacher for key, teacher in state.feedback.items()}
+    return {name: teacher for name, teacher in named.items() if teacher is not None}

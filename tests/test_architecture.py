@@ -27,10 +27,10 @@ NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 # From the foundation up: a module imports its own layer or a lower one.
 LAYERS = [
     {"errors", "random", "events", "softlabels", "clock", "units", "__init__"},
-    {"registry", "records", "files"},
+    {"registry", "records", "files", "memory"},
     {"aggregation", "teacher", "release", "codec", "metrics", "expertise", "feedback", "dataset", "data_files",
-     "transfer", "partition", "select", "losses", "learner", "models", "torch_learner", "sklearn_learner", "journal",
-     "charts", "report_template", "page"},
+     "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner", "sklearn_learner",
+     "journal", "charts", "report_template", "page"},
     {"parts", "federation"},
     {"config", "report_panels", "report", "compare"},
     {"client", "rounds", "rundir", "reference"},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedkd import client as client_module
-from fedkd.client import Site, answer, build_learner, spec_of
+from fedkd.client import Site, answer, build_learner, class_means, regularized, spec_of
 from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
@@ -160,3 +160,40 @@ def test_how_long_a_run_goes_on_does_not_make_it_another_run(tmp_path, monkeypat
     first = answer(site(tmp_path), frame(ask()), CONFIG).frame
     monkeypatch.setattr(client_module, "build_learner", lambda *a: pytest.fail("trained twice"))
     assert answer(site(tmp_path), frame(ask()), CONFIG.model_copy(update={"rounds": 9})).frame == first
+
+
+# Ballots about classes (FD).
+
+
+def test_class_means_by_hand():
+    p = np.array([[0.6, 0.4, 0.0], [0.8, 0.0, 0.2], [0.1, 0.1, 0.8]])
+    means, w = class_means(p, np.array([0, 0, 2]), 3)
+    assert means[0] == pytest.approx([0.7, 0.2, 0.1])
+    assert means[1] == pytest.approx([1 / 3] * 3)
+    assert means[2] == pytest.approx([0.1, 0.1, 0.8])
+    assert w.tolist() == [1, 0, 1]
+
+
+def test_one_target_has_the_gradient_of_both_terms_of_fd():
+    teacher = Teacher(np.array([[0.5, 0.5, 0.0]], np.float32), np.array([1]))
+    targets = regularized(np.array([1, 0]), teacher, 3)
+    assert targets.tolist() == [[0.25, 0.75, 0.0], [1, 0, 0]]
+    p = np.array([0.2, 0.5, 0.3])  # CE(p, y) + CE(p, t), halved, is CE(p, (y + t) / 2)
+    both = -np.log(p[1]) - (0.5 * np.log(p[0]) + 0.5 * np.log(p[1]))
+    assert -(targets[0] * np.log(p)).sum() == pytest.approx(both / 2)
+
+
+def test_a_client_that_is_asked_about_classes_answers_one_row_for_each_and_abstains_on_those_it_lacks():
+    config = Config(
+        learner="mlp", expertise="uniform", release="float32", keys="classes", student="none", local_epochs=30,
+        feedback_epochs=30,
+    )  # fmt: skip
+    query = Query(1, np.arange(CLASSES), CLASSES, TRANSFER.fingerprint)
+    asked = encode_query(query, CLASSES, "float32")
+    release = decode_release(answer(site(labels=[0, 2] * 30), asked, config).frame, query)[1]
+    assert release.w.tolist() == [1, 0, 1]
+    assert release.p[[0, 2]].argmax(axis=1).tolist() == [0, 2]
+    back = Teacher(np.array([[0.4, 0.6, 0.0]], np.float32), np.array([0]))
+    again = Query(2, np.arange(CLASSES), CLASSES, TRANSFER.fingerprint, back)
+    taught = answer(site(labels=[0, 2] * 30), encode_query(again, CLASSES, "float32"), config)
+    assert decode_release(taught.frame, again)[1].p[0, 1] > release.p[0, 1] + 0.1

@@ -12,8 +12,8 @@ from fedkd.codec import decode_release, encode_release
 from fedkd.dataset import fingerprint
 from fedkd.events import NoOp
 from fedkd.expertise import expertise
-from fedkd.feedback import feedback
-from fedkd.records import Query, Release, Teacher, TransferSet
+from fedkd.feedback import Outcome, feedback
+from fedkd.records import Ballots, Query, Release, Teacher, TransferSet
 from fedkd.release import mechanism
 from fedkd.softlabels import check_soft_labels
 from fedkd.teacher import sharpener
@@ -384,18 +384,42 @@ def test_expertise_of_a_client_without_data_is_finite(spec):
 
 @members(feedback)
 @FAST
-@given(p=teachers())
-def test_feedback_is_about_answered_rows_only(spec, p):
-    (p,) = frozen(p)
-    indices = np.arange(len(p)) * 2 + 1
-    teacher = Teacher(p, indices)
+@given(made=ballots())
+def test_feedback_is_about_answered_rows_only(spec, made):
+    p, w = frozen(*made)
+    rows = np.arange(p.shape[1]) * 2 + 1
+    teacher = Teacher(aggregator.build("mean")(p, w), rows)
+    keys = [7 * k for k in range(len(p))]
 
-    def student(rows):
-        assert set(rows) <= set(indices[teacher.answered])
-        return np.full((len(rows), p.shape[1]), 1 / p.shape[1], np.float32)
+    def student(asked):
+        assert set(asked) <= set(rows[teacher.answered])
+        return np.full((len(asked), p.shape[2]), 1 / p.shape[2], np.float32)
 
-    back = feedback.build(spec)(teacher, student)
+    back = feedback.build(spec)(Outcome(teacher, student, keys, rows, lambda: Ballots(p, w)))
     if back is None:
         return
-    assert back.indices.tolist() == indices[teacher.answered].tolist()
-    check_soft_labels(back.p, len(back.indices), p.shape[1])
+    for key, one in {-1: back}.items() if isinstance(back, Teacher) else back.items():
+        assert key == -1 or key in keys
+        assert set(one.indices.tolist()) <= set(rows[teacher.answered].tolist())
+        assert one.p.dtype == np.float32
+        check_soft_labels(one.p, len(one.indices), p.shape[2])
+
+
+@members(feedback)
+@FAST
+@given(made=ballots(), seed=st.integers(0, 1000))
+def test_feedback_does_not_depend_on_the_order_of_clients(spec, made, seed):
+    p, w = made
+    order = np.random.default_rng(seed).permutation(len(p))
+    rows = np.arange(p.shape[1])
+    teacher = Teacher(aggregator.build("mean")(p, w), rows)
+
+    def answer(asked):
+        return np.full((len(asked), p.shape[2]), 1 / p.shape[2], np.float32)
+
+    make = feedback.build(spec)
+    plain = make(Outcome(teacher, answer, list(range(len(p))), rows, lambda: Ballots(p, w)))
+    mixed = make(Outcome(teacher, answer, order.tolist(), rows, lambda: Ballots(p[order], w[order])))
+    if isinstance(plain, dict):
+        for key in plain:
+            assert mixed[key].p == pytest.approx(plain[key].p, abs=1e-4)

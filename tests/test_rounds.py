@@ -10,7 +10,7 @@ from fedkd import rounds
 from fedkd.codec import decode_query, encode_release
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
-from fedkd.errors import CheckpointError, QuorumError
+from fedkd.errors import CheckpointError, ConfigError, QuorumError
 from fedkd.records import Release, TransferSet
 from fedkd.rounds import Evaluation, Loop, Reply
 from fedkd.softlabels import one_hot
@@ -37,8 +37,9 @@ class Student:
         self.lessons += 1
 
     def predict(self, x):
-        total = self.seen.sum(axis=1, keepdims=True)
-        return np.where(total > 0, self.seen / np.maximum(total, 1e-9), np.float32(1 / CLASSES)).astype(np.float32)
+        seen = self.seen[[int(np.flatnonzero((row == INPUTS).all(axis=1))[0]) for row in x]].reshape(-1, CLASSES)
+        total = seen.sum(axis=1, keepdims=True)
+        return np.where(total > 0, seen / np.maximum(total, 1e-9), np.float32(1 / CLASSES)).astype(np.float32)
 
     def state(self):
         return {"seen": self.seen, "lessons": np.array(self.lessons)}
@@ -59,12 +60,13 @@ class Network:
 
     def __init__(self, *behaviors, order=None, delays=()):
         self.behaviors, self.order, self.delays = behaviors, order, dict(delays)
-        self.waiting, self.frames = [], []
+        self.waiting, self.frames, self.personal = [], [], []
 
-    def ask(self, round_, frame):
+    def ask(self, round_, frame, personal):
         self.frames.append(frame)
-        query = decode_query(frame, TRANSFER.fingerprint, ROWS)
+        self.personal.append(personal)
         for client in self.order or range(len(self.behaviors)):
+            query = decode_query(personal.get(str(client), frame), TRANSFER.fingerprint, ROWS)
             try:
                 made = self.behaviors[client](query, client)
             except RuntimeError as error:
@@ -355,7 +357,7 @@ def test_only_the_asked_rows_are_taught():
     this = loop(settings(rounds=1, select="uniform(size=5)"))
     this.run(Network(truthful, truthful))
     assert (this.student.seen.sum(axis=1) > 0).sum() == 5
-    assert this.state.asked.sum() == 5
+    assert this.state.memory.asked.sum() == 5
 
 
 def test_bytes_are_those_of_the_frames():
@@ -396,3 +398,110 @@ def test_a_student_that_forgets_cannot_be_resumed_and_says_how_to_mend_it(tmp_pa
     loop(settings(rounds=1), checkpoint=path).run(Network(truthful, truthful))
     with pytest.raises(CheckpointError, match=r"keeps no state: give it state\(\) and load\(\)"):
         loop(settings(resume=True, output="x"), checkpoint=path)
+
+
+# Personal teachers, caches, public labels, class-keyed ballots.
+
+
+def test_personal_teachers_travel_each_to_its_own_client():
+    net = Network(truthful, truthful, truthful)
+    loop(settings(feedback="others")).run(net)
+    assert net.personal[0] == {}
+    assert sorted(net.personal[1]) == ["0", "1", "2"]
+    back = {name: decode_query(frame, TRANSFER.fingerprint, ROWS).feedback for name, frame in net.personal[1].items()}
+    # Client 1 favors class 1 a little; only client 1 itself does not hear of it.
+    row = int(np.flatnonzero(TRUTH == 0)[0])
+    assert back["1"].p[row, 1] < back["0"].p[row, 1]
+
+
+@pytest.mark.parametrize("feedback", ["teacher", "others", "clusters", "personal"])
+def test_a_resumed_run_sends_back_what_the_uninterrupted_one_would_have(feedback, tmp_path):
+    whole, first, second = (Network(truthful, truthful, truthful) for _ in range(3))
+    loop(settings(rounds=3, feedback=feedback)).run(whole)
+    path = tmp_path / "checkpoint.safetensors"
+    loop(settings(rounds=2, feedback=feedback), checkpoint=path).run(first)
+    config = settings(rounds=3, feedback=feedback, output=str(tmp_path), resume=True)
+    loop(config, checkpoint=path).run(second)
+    assert second.frames == whole.frames[2:]
+    assert second.personal == whole.personal[2:]
+
+
+def test_cached_rows_are_not_asked_again_and_still_taught():
+    net = Network(truthful, truthful)
+    this = loop(settings(rounds=4, select="cache_miss(size=6, duration=50)"))
+    this.run(net)
+    asked = [decode_query(frame, TRANSFER.fingerprint, ROWS).indices for frame in net.frames]
+    assert sum(map(len, asked)) == len(np.unique(np.concatenate(asked))), "no row was bought twice"
+    assert len(asked[0]) == 6 > len(asked[3])
+    assert (this.student.seen.sum(axis=1) > 1.5).any(), "some row was taught more than once"
+    assert len(this.state.teacher.indices) == 6
+
+
+def test_a_round_that_finds_everything_in_the_cache_asks_nothing_and_goes_on():
+    reports = loop(settings(rounds=2, select=f"cache_miss(size={ROWS}, duration=50)")).run(Network(truthful, truthful))
+    assert reports[1].metrics["coverage"] is None
+    assert reports[1].metrics["ensemble"] == 1.0
+
+
+def test_replay_teaches_the_rows_of_earlier_rounds_too():
+    plain, replayed = (
+        loop(settings(rounds=3, select="budget(size=4)")),
+        loop(settings(rounds=3, select="budget(size=4)", replay=3)),
+    )
+    plain.run(Network(truthful, truthful))
+    replayed.run(Network(truthful, truthful))
+    assert len(plain.state.teacher.indices) == 4
+    assert len(replayed.state.teacher.indices) == 12
+
+
+def labeled(config):
+    return Loop(
+        config, TRANSFER, CLASSES, Student(), evaluation=Evaluation((INPUTS, TRUTH), TRUTH), public_labels=TRUTH
+    )
+
+
+def test_with_public_labels_a_liar_is_not_heard_and_only_wrong_rows_are_asked():
+    def liar(query, client):
+        honest = truthful(query, client)
+        return Release(np.roll(honest.p, 1, axis=1), honest.w)
+
+    config = settings(rounds=2, labels="gems(mix=0.5)", select=f"wrong(size={ROWS})", feedback="student")
+    this = labeled(config)
+    net = Network(liar, liar, truthful)
+    reports = this.run(net)
+    assert reports[0].metrics["ensemble"] == reports[0].metrics["student"] == 1.0
+    untaught = np.full((ROWS, CLASSES), 1 / CLASSES).argmax(axis=1) != TRUTH
+    assert decode_query(net.frames[0], TRANSFER.fingerprint, ROWS).indices.tolist() == np.flatnonzero(untaught).tolist()
+    assert len(decode_query(net.frames[1], TRANSFER.fingerprint, ROWS).indices) == 0
+
+
+def test_public_labels_that_are_not_there_are_missed_before_the_first_round():
+    with pytest.raises(ConfigError, match="needs a transfer set with labels"):
+        loop(settings(labels="gems"))
+
+
+def test_class_keyed_ballots_have_a_row_for_each_class_and_need_no_student():
+    def means(query, client):
+        p = 0.7 * np.eye(CLASSES, dtype=np.float32)[query.indices] + 0.1
+        w = np.ones(CLASSES, np.float32)
+        w[client % CLASSES] = 0
+        return Release(p.astype(np.float32), w)
+
+    class Classes(Network):
+        def ask(self, round_, frame, personal):
+            self.frames.append(frame)
+            self.personal.append(personal)
+            query = decode_query(frame, TRANSFER.fingerprint, CLASSES)
+            for client, behavior in enumerate(self.behaviors):
+                sent = encode_release(behavior(query, client), query, client)
+                self.waiting.append((0, Reply(round_, str(client), sent, None, 0.5, len(sent), 0.1, str(client))))
+            self.now = round_
+            return {str(client): len(frame) for client in range(len(self.behaviors))}
+
+    net = Classes(means, means, means)
+    config = settings(keys="classes", student="none", feedback="others")
+    reports = Loop(config, TRANSFER, CLASSES, None).run(net)
+    assert reports[0].metrics["coverage"] == 1.0
+    back = decode_query(net.personal[1]["0"], TRANSFER.fingerprint, CLASSES).feedback
+    assert back.indices.tolist() == [0, 1, 2]
+    assert back.p[1] == pytest.approx([0.1, 0.8, 0.1], abs=1e-6)

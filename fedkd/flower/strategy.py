@@ -70,6 +70,7 @@ class FederatedDistillation:
             shared.dataset.classes,
             student,
             evaluation=Evaluation(shared.test(), shared.truth) if config.evaluate else None,
+            public_labels=shared.truth if config.labels != "none" else None,
             checkpoint=directory.checkpoint if directory else None,
             observe=self._tell(directory),
         )
@@ -130,23 +131,26 @@ class GridExchange:
                 raise QuorumError(f"{present} of {clients} clients joined within {timeout:g} s (clients = {clients})")
             time.sleep(POLL)
 
-    def ask(self, round_: int, frame: bytes) -> Mapping[str, int]:
-        """Send ``frame`` to every node that is online now."""
-        content = query_content(frame)
-        size = size_of(content)
+    def ask(self, round_: int, frame: bytes, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Send every node that is online now the ``personal`` frame of its client, or else ``frame``."""
         present = set(self.grid.get_node_ids())
         nodes = sorted(present)
         # A node that is gone frees its client: without a key, a SuperNode that restarts is another node.
         self._names = {node: name for node, name in self._names.items() if node in present}
         self._holders = {name: node for node, name in self._names.items()}
+        shared = query_content(frame)
+        own = {name: query_content(personal[name]) for name in map(self._name, nodes) if name in personal}
+        contents = [own.get(self._name(node), shared) for node in nodes]
         messages = [
-            Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_)) for node in nodes
+            Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_))
+            for node, content in zip(nodes, contents, strict=True)
         ]
         ids = list(self.grid.push_messages(messages))
         now = time.monotonic()
         self._open |= {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, nodes, strict=True)}
         self._outstanding[round_] += len(ids)
-        return {self._name(node): size for node in nodes}
+        sizes = {id(content): size_of(content) for content in (shared, *own.values())}
+        return {self._name(node): sizes[id(content)] for node, content in zip(nodes, contents, strict=True)}
 
     def open(self, round_: int) -> int:
         """Return how many answers of ``round_`` are outstanding."""
