@@ -87,6 +87,111 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "broadcast": "float32",
         },
     ),
+    "fd": (
+        "FD, Jeong et al., arXiv:1811.11479: mean soft labels of each class, the others' as regularizer",
+        {
+            "keys": "classes",
+            "student": "none",
+            "expertise": "uniform",
+            "release": "float32",
+            "feedback": "others",
+            "broadcast": "float32",
+        },
+    ),
+    "cfd": (
+        "CFD, Sattler et al., arXiv:2012.00632: one bit a label up and down, the student's own labels go back",
+        {
+            "expertise": "uniform",
+            "release": "quantize(bits=1)",
+            "feedback": "student",
+            "broadcast": "quantize(bits=1)",
+        },
+    ),
+    "mhat": (
+        "MHAT, Hu et al., 2021: the server's model is trained on the mean, its outputs go back",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "feedback": "student",
+            "broadcast": "float32",
+        },
+    ),
+    "scarlet": (
+        "SCARLET, arXiv:2504.19602: cached labels are not asked again, enhanced ERA with beta 1.5",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "select": "cache_miss(size=200, duration=50)",
+            "sharpen": "power(beta=1.5)",
+            "feedback": "teacher",
+            "broadcast": "float32",
+        },
+    ),
+    "fed_gems": (
+        "FedGEMS, Cheng et al., arXiv:2110.11027: a labeled transfer set, clients are asked where the server is wrong",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "labels": "gems(mix=0.75)",
+            "select": "wrong(size=400)",
+            "feedback": "student",
+            "broadcast": "float32",
+        },
+    ),
+    "comet": (
+        "COMET, Cho et al., 2023: every client learns from the cluster of those who answer like it",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "feedback": "clusters(count=2)",
+            "broadcast": "float32",
+        },
+    ),
+    "kt_pfl": (
+        "KT-pFL, Zhang et al., arXiv:2111.02862: every client learns from its own mixture of all ballots",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "feedback": "personal(penalty=0.1)",
+            "broadcast": "float32",
+        },
+    ),
+    "private_kt": (
+        "PrivateKT, Qi et al., 2023, without its noise: few labels on uncertain rows, a buffer of 25 rounds",
+        {
+            "expertise": "uniform",
+            "release": "argmax",
+            "select": "uncertain(size=50)",
+            "aggregate": "vote",
+            "sharpen": "argmax",
+            "replay": 25,
+            "feedback": "none",
+        },
+    ),
+    "fed_kt": (
+        "FedKT, Li et al., arXiv:2010.01017, without its noise: one round of votes",
+        {
+            "rounds": 1,
+            "expertise": "uniform",
+            "release": "argmax",
+            "aggregate": "vote",
+            "sharpen": "argmax",
+            "feedback": "none",
+        },
+    ),
+    "pate": (
+        "PATE, Papernot et al., arXiv:1610.05755, without its noise: many teachers on disjoint data vote once",
+        {
+            "rounds": 1,
+            "clients": 50,
+            "partition": "iid",
+            "expertise": "uniform",
+            "release": "argmax",
+            "aggregate": "vote",
+            "sharpen": "argmax",
+            "feedback": "none",
+        },
+    ),
     "tally": (
         "TallyTrain, arXiv:2607.00173: hard-label votes, ceil(log2 C) bits a sample",
         {

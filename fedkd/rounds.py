@@ -356,7 +356,8 @@ class Loop:
         test, truth = self.evaluation.test, self.evaluation.truth
         p = self.student.predict(test[0]) if self.student is not None and test is not None else None
         y = None if test is None else test[1]
-        t = None if truth is None else truth[teacher.indices]
+        known = truth is not None and self.config.keys == "samples"
+        t = truth[teacher.indices] if known and truth is not None else None
         local = [row["local"] for row in collected.clients.values() if row.get("local") is not None]
         answered = np.zeros(len(fresh.indices), bool)
         for release in collected.releases.values():

@@ -47,3 +47,16 @@ def argmax(p: Array) -> Array:
     answered = np.isfinite(p).all(axis=-1, keepdims=True)
     hard = one_hot(np.where(answered, p, 0.0).argmax(axis=-1), p.shape[-1], p.dtype)
     return np.where(answered, hard, np.nan).astype(p.dtype, copy=False)
+
+
+@sharpener
+def gate(p: Array, *, threshold: float = 1.0) -> Array:
+    """Drop ambiguous rows: NaN where ||one-hot(p) - p||_1 = 2 (1 - max p) is above ``threshold`` (Selective-FD).
+
+    The server's selector of Shao et al. (Nat. Commun. 2024); what is left stays as it is. ``threshold`` is in (0, 2];
+    the default asks for a majority.
+    """
+    if not 0 < threshold <= 2:
+        raise SpecError(f"sharpener 'gate': 'threshold' must be in (0, 2], got {threshold}.")
+    ambiguous = 2 * (1 - p.max(axis=-1, keepdims=True)) > threshold
+    return np.where(ambiguous, np.nan, p).astype(p.dtype, copy=False)

@@ -71,3 +71,13 @@ def test_sharpening_lowers_the_entropy(spec):
 def test_what_would_turn_the_teacher_around_is_refused(spec, option):
     with pytest.raises(SpecError, match=f"'{option}' must be above 0"):
         sharpen(spec)
+
+
+def test_the_gate_by_hand_drops_rows_without_a_majority_and_changes_nothing_else():
+    p = np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25], [0.5, 0.5, 0.0]])
+    gated = sharpener.build("gate")(p)  # distances 0.8, 1.2 and 1.0
+    assert gated[0].tolist() == [0.6, 0.3, 0.1] and gated[2].tolist() == [0.5, 0.5, 0.0]
+    assert np.isnan(gated[1]).all()
+    assert np.isnan(sharpener.build("gate(threshold=0.7)")(p)).all()
+    with pytest.raises(SpecError, match="threshold"):
+        sharpener.build("gate(threshold=0.0)")(p)

@@ -1,0 +1,85 @@
+"""A federation in one process and without Flower: the round of ``fedkd.rounds`` and the client of ``fedkd.client``.
+
+For papers and experiments that want to see every array. The numbers are those of ``fedkd run`` with the same settings.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedkd.client import Site, answer
+from fedkd.codec import peek
+from fedkd.config import Config, resolve
+from fedkd.errors import FedkdError
+from fedkd.federation import federation
+from fedkd.learner import set_threads
+from fedkd.records import RoundReport
+from fedkd.rounds import Evaluation, Loop, Reply
+from fedkd.scoreboard import build_student
+
+
+class Direct:
+    """A network of function calls: every client answers before ``ask`` returns."""
+
+    def __init__(self, sites: list[Site], config: Config) -> None:
+        """Stand for ``sites``, which all run ``config``."""
+        self.sites, self.config = sites, config
+        self._replies: list[Reply] = []
+
+    def ask(self, round_: int, frame: bytes, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Let every site answer its frame now; one that raises a known error is reported, and no other disturbed."""
+        sent = {}
+        for site in self.sites:
+            name, start = str(site.key), time.perf_counter()
+            query = personal.get(name, frame)
+            sent[name] = len(query)
+            try:
+                reply = answer(site, query, self.config)
+            except FedkdError as error:
+                self._replies.append(Reply(round_, name, None, str(error), None, 0, 0.0, name))
+                continue
+            key, seconds = str(peek(reply.frame).client), time.perf_counter() - start
+            self._replies.append(Reply(round_, key, reply.frame, None, reply.accuracy, len(reply.frame), seconds, name))
+        return sent
+
+    def open(self, round_: int) -> int:
+        """Return how many answers have not been fetched."""
+        return len(self._replies)
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Return all answers."""
+        replies, self._replies = self._replies, []
+        return replies
+
+
+def play(preset: str, **settings: Any) -> list[RoundReport]:
+    """Run ``preset`` with ``settings`` in this process; return a report a round. Bytes are those of frames alone."""
+    config = Config.read({**resolve(preset=preset, environ={}).config.model_dump(), **settings}, where="simulation")
+    shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
+    set_threads(config.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        sites = [
+            Site(
+                key=k,
+                x=x,
+                y=y,
+                classes=shared.dataset.classes,
+                transfer=shared.transfer,
+                test=shared.test() if config.evaluate else None,
+                state=Path(folder) / f"{k}.safetensors",
+            )
+            for k, (x, y) in ((k, shared.private(k)) for k in range(config.clients))
+        ]
+        loop = Loop(
+            config,
+            shared.transfer,
+            shared.dataset.classes,
+            build_student(config, shared),
+            evaluation=Evaluation(shared.test(), shared.truth) if config.evaluate else None,
+            public_labels=shared.truth if config.labels != "none" else None,
+        )
+        return loop.run(Direct(sites, config))
