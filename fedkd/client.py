@@ -80,8 +80,11 @@ def build_learner(site: Site, config: Config) -> Learner:
     return learner
 
 
-def answer(site: Site, frame: bytes, config: Config) -> Answer:
-    """Answer one query. The same query again gets the same bytes again, so that a retry releases nothing new."""
+def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> Answer:
+    """Answer one query. The same query again gets the same bytes again, so that a retry releases nothing new.
+
+    ``acknowledged`` is the round of this client's last release that the server has: a delta starts from it.
+    """
     rows = site.classes if config.keys == "classes" else len(site.transfer)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes)
     digest = hashlib.sha256(frame).hexdigest()

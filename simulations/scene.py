@@ -30,7 +30,9 @@ class Direct:
         self.sites, self.config = sites, config
         self._replies: list[Reply] = []
 
-    def ask(self, round_: int, frame: bytes, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+    def ask(
+        self, round_: int, frame: bytes, personal: Mapping[str, bytes], acknowledged: Mapping[str, int]
+    ) -> Mapping[str, int]:
         """Let every site answer its frame now; one that raises a known error is reported, and no other disturbed."""
         sent = {}
         for site in self.sites:
@@ -38,7 +40,7 @@ class Direct:
             query = personal.get(name, frame)
             sent[name] = len(query)
             try:
-                reply = answer(site, query, self.config)
+                reply = answer(site, query, self.config, acknowledged.get(name, 0))
             except FedkdError as error:
                 self._replies.append(Reply(round_, name, None, str(error), None, 0, 0.0, name))
                 continue

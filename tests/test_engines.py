@@ -74,7 +74,7 @@ def test_a_round_survives_clients_that_raise_die_hang_and_babble(tmp_path):
     assert [rows[k]["status"] for k in "012345"] == ["failed", "failed", "silent", "failed", "answered", "answered"]
     assert rows["0"]["error"] == "Flower error 2: RuntimeError"
     assert "Flower error 8" in rows["1"]["error"]
-    assert "wire version" in rows["3"]["error"]
+    assert "release frame" in rows["3"]["error"]
     assert reports[1].metrics["answered"] == 2
 
 

@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 import fedkd
 from fedkd.client import Answer
 from fedkd.config import Config
-from fedkd.errors import CodecError, QuorumError
+from fedkd.errors import QuorumError
 from fedkd.flower import messages
 from fedkd.flower.apps import client
 from fedkd.flower.strategy import FederatedDistillation
@@ -97,10 +97,8 @@ def test_bytes_are_those_that_flower_serializes(tmp_path):
     [
         (lambda m, r: [Message(Error(2, "boom"), reply_to=m)], "Flower error 2: boom"),
         (lambda m, r: [RuntimeError], "malformed reply (AttributeError)"),
-        (lambda m, r: [Message(RecordDict(), reply_to=m)], "wire version"),
-        (lambda m, r: [Message(RecordDict({"metrics": MetricRecord({"a": 1})}), reply_to=m)], "wire version"),
-        (lambda m, r: [Message(RecordDict({"about": ConfigRecord({"wire": 99})}), reply_to=m)], "wire version 99"),
-        (lambda m, r: [Message(RecordDict({"about": messages._about()}), reply_to=m)], "without a release frame"),
+        (lambda m, r: [Message(RecordDict(), reply_to=m)], "without a release frame"),
+        (lambda m, r: [Message(RecordDict({"metrics": MetricRecord({"a": 1})}), reply_to=m)], "without a release"),
         (lambda m, r: [], "no answer in time"),
     ],
 )
@@ -170,7 +168,7 @@ def test_too_few_nodes_is_a_clear_error(tmp_path):
 def test_no_message_carries_data_labels_weights_or_gradients():
     answer = Answer(b"frame", 0.5)
     names = {
-        "query": messages.query_content(b"frame"),
+        "query": messages.query_content(b"frame", 3),
         "answer": messages.answer_content(answer),
         "error": messages.error_content(1, "why"),
     }
@@ -178,19 +176,22 @@ def test_no_message_carries_data_labels_weights_or_gradients():
         name: sorted((record, *sorted(value)) for record, value in content.items()) for name, content in names.items()
     }
     assert fields == {
-        "query": [("about", "fedkd", "wire"), ("query", "frame")],
-        "answer": [("about", "fedkd", "wire"), ("metrics", "accuracy"), ("release", "frame")],
-        "error": [("about", "fedkd", "wire"), ("refusal", "client", "error")],
+        "query": [("acknowledged", "round"), ("query", "frame")],
+        "answer": [("metrics", "accuracy"), ("release", "frame")],
+        "error": [("refusal", "client", "error")],
     }
 
 
-def test_a_query_of_another_wire_version_is_refused(monkeypatch):
-    content = messages.query_content(b"frame")
-    message = Message(content, 1, messages.QUERY)
-    assert messages.read_query(message) == b"frame"
-    monkeypatch.setattr(messages, "VERSION", 2)
-    with pytest.raises(CodecError, match="speaks wire version 1.*speaks 2"):
-        messages.read_query(message)
+def test_an_answer_costs_its_frame_and_little_else():
+    frame = bytes(80)
+    assert messages.size_of(messages.answer_content(Answer(frame, None))) < 80 + 500
+
+
+def test_a_query_carries_what_is_acknowledged_and_nothing_when_nothing_is():
+    assert messages.read_query(Message(messages.query_content(b"frame"), 1, messages.QUERY)) == (b"frame", 0)
+    assert messages.read_query(Message(messages.query_content(b"frame", 7), 1, messages.QUERY)) == (b"frame", 7)
+    odd = RecordDict({**messages.query_content(b"frame"), "acknowledged": ConfigRecord({"round": "x"})})
+    assert messages.read_query(Message(odd, 1, messages.QUERY)) == (b"frame", 0)
 
 
 def test_the_student_predicts_distributions(tmp_path):

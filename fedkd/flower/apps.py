@@ -33,7 +33,8 @@ def answer_query(message: Message, context: Context) -> Message:
     key = client_key(context)
     try:
         config = config_of(json.dumps(dict(context.run_config), sort_keys=True))
-        reply = answer_frame(site_of(config, context), read_query(message), config)
+        frame, acknowledged = read_query(message)
+        reply = answer_frame(site_of(config, context), frame, config, acknowledged)
         return Message(answer_content(reply), reply_to=message)
     except FedkdError as error:
         log.warning("client %s: %s", key, error)

@@ -72,6 +72,7 @@ class FederatedDistillation:
             evaluation=Evaluation(shared.test(), shared.truth) if config.evaluate else None,
             public_labels=shared.truth if config.labels != "none" else None,
             checkpoint=directory.checkpoint if directory else None,
+            ballots=directory.path / "ballots" if directory and config.record else None,
             observe=self._tell(directory),
         )
         if directory is not None:
@@ -131,7 +132,9 @@ class GridExchange:
                 raise QuorumError(f"{present} of {clients} clients joined within {timeout:g} s (clients = {clients})")
             time.sleep(POLL)
 
-    def ask(self, round_: int, frame: bytes, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+    def ask(
+        self, round_: int, frame: bytes, personal: Mapping[str, bytes], acknowledged: Mapping[str, int]
+    ) -> Mapping[str, int]:
         """Send every node that is online now the ``personal`` frame of its client, or else ``frame``."""
         present = set(self.grid.get_node_ids())
         nodes = sorted(present)
@@ -139,7 +142,11 @@ class GridExchange:
         self._names = {node: name for node, name in self._names.items() if node in present}
         self._holders = {name: node for node, name in self._names.items()}
         shared = query_content(frame)
-        own = {name: query_content(personal[name]) for name in map(self._name, nodes) if name in personal}
+        own = {
+            name: query_content(personal.get(name, frame), acknowledged.get(name, 0))
+            for name in map(self._name, nodes)
+            if name in personal or name in acknowledged
+        }
         contents = [own.get(self._name(node), shared) for node in nodes]
         messages = [
             Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_))
