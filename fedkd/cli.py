@@ -89,9 +89,17 @@ def resume(
     workers: Workers = CORES,
 ) -> None:
     """Continue a run that was interrupted; the result equals that of an uninterrupted one."""
-    from fedkd.rundir import find
+    from fedkd.rundir import DEPLOYMENT, REPLAY, find
 
     directory = find(run)
+    began = directory.began()
+    if began["engine"] == REPLAY:
+        raise FedkdError(f"{directory.path} is a replay, which has no clients to ask; repeat it: {began['command']}")
+    if began["engine"] == DEPLOYMENT:
+        raise FedkdError(
+            f"{directory.path} is the run of a deployment, whose clients are not here; continue it with: "
+            f"{began['command'] or 'flwr run . SUPERLINK --stream'} -c 'resume=true'"
+        )
     resolved = configuration.resolve(file=directory.config, environ={})
     _execute(resolved, directory.path.resolve(), "inprocess", workers, resuming=True)
 
@@ -155,6 +163,42 @@ def parts_(key: Annotated[str | None, typer.Argument(help="A configuration key, 
 def version() -> None:
     """Print the version."""
     out.print(fedkd.__version__)
+
+
+@app.command(name="replay")
+def replay_(
+    run: Annotated[Path, typer.Argument(help="Run directory or its name.")],
+    set_: Sets = None,
+    without: Annotated[list[int] | None, typer.Option(help="A client to leave out. May be repeated.")] = None,
+    leave_one_out: Annotated[bool, typer.Option(help="Measure what each client is worth.")] = False,
+    students: Annotated[bool, typer.Option(help="Measure it with students distilled anew, too: slower.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the new run directory, beside the run's.")] = None,
+) -> None:
+    """Run the server's half of a run again from its recorded ballots: other rules, or without some clients."""
+    from fedkd import replay
+    from fedkd.report import write_report
+    from fedkd.rundir import find
+    from fedkd.screen import Screen, scoreboard
+
+    recording = replay.open_recording(find(run))
+    settings = replay.changed(recording, set_ or [])
+    with Screen(settings.config, f"replay of {recording.name}", out) as screen:
+        done = replay.replay(
+            recording,
+            settings,
+            without=without or [],
+            name=name,
+            leave_one_out=leave_one_out,
+            students=students,
+            observe=screen,
+            command=engine.command_line(),
+        )
+    write_report(done.path)
+    scoreboard(done.summary, _short(done.path), out)
+    if done.values:
+        out.print(replay.value_table(done.values))
+    for line in done.notes:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @config_app.command()

@@ -19,6 +19,8 @@ from fedkd.errors import ConfigError, FedkdError, did_you_mean
 from fedkd.registry import split
 
 KEYS = ("samples", "classes")
+RESOLVED = "resolved"
+"""Key of a run config that holds every value as it is meant, the preset applied."""
 
 
 class Config(BaseModel):
@@ -61,6 +63,18 @@ class Config(BaseModel):
     threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")
     output: str = Field("", description="run directory; empty: nothing is written")
     resume: bool = Field(False, description="continue from the checkpoint in output")
+    record: bool = Field(True, description="keep every round's ballots, so that fedkd replay can use them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_first(cls, given: Any) -> Any:
+        """Fill in what the named preset sets and the caller does not: ``Config(preset="ds_fl")`` is DS-FL."""
+        if isinstance(given, dict) and isinstance(given.get("preset"), str):
+            try:
+                return {**parts.preset(given["preset"]), **given}
+            except ConfigError as error:
+                raise ValueError(f"preset: {error}") from None
+        return given
 
     @model_validator(mode="after")
     def _parts_exist_and_agree(self) -> Self:
@@ -77,17 +91,21 @@ class Config(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides results: all but how long to go on, how long to wait, and where to write."""
-        free = {"output", "resume", "rounds", "deadline", "grace", "pooled"}
+        free = {"output", "resume", "rounds", "deadline", "grace", "pooled", "record"}
         return {key: value for key, value in self.model_dump().items() if key not in free}
 
     def to_run_config(self) -> dict[str, str | int | float | bool]:
         """Return the flat, kebab-case form that Flower carries."""
-        return {key.replace("_", "-"): value for key, value in self.model_dump().items()}
+        return {**{key.replace("_", "-"): value for key, value in self.model_dump().items()}, RESOLVED: True}
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> Config:
-        """Read Flower's run config; keys must be exactly ours."""
-        return cls.read({key.replace("-", "_"): value for key, value in run_config.items()}, where="run config")
+        """Read Flower's run config; keys must be exactly ours.
+
+        Flower merges the defaults of ``pyproject.toml`` into what ``flwr run -c "preset='ds_fl'"`` gives, so a value
+        that equals its default counts as not given, and the preset decides. ``RESOLVED`` says that it has decided.
+        """
+        return cls.read(_given(run_config), where="run config")
 
     @classmethod
     def read(cls, values: Mapping[str, Any], *, where: str | Mapping[str, str]) -> Config:
@@ -160,8 +178,6 @@ def _contradictions(config: Config) -> list[str]:
         problems.append("evaluate: clients may report accuracy only with protect = 'none'; set evaluate = false")
     if config.resume and not config.output:
         problems.append("resume: needs output, the run directory to continue")
-    if config.grace > config.deadline:
-        problems.append(f"grace: must not exceed deadline ({config.deadline:g} s), got {config.grace:g}")
     if config.student == "none" and config.feedback == "student":
         problems.append("feedback: 'student' needs a student, got student = 'none'")
     if config.student == "none" and config.labels != "none":
@@ -196,6 +212,15 @@ def _sentences(error: ValidationError, where: str | Mapping[str, str]) -> list[s
     return lines
 
 
+def _given(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run config says beyond the defaults; all of it where the preset has been applied."""
+    values = {key.replace("-", "_"): value for key, value in run_config.items() if key != RESOLVED}
+    if run_config.get(RESOLVED, False):
+        return values
+    defaults = {name: field.default for name, field in Config.model_fields.items()}
+    return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+
+
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
@@ -205,7 +230,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
     if "tool" in table:  # a pyproject.toml of a Flower app
-        table = table["tool"].get("flwr", {}).get("app", {}).get("config", {})
+        return _given(table["tool"].get("flwr", {}).get("app", {}).get("config", {}))
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from fedkd.config import Config, mixed
 from fedkd.errors import FedkdError
 from fedkd.rounds import Observer
+from fedkd.rundir import RunDirectory
 
 ENGINES = ("inprocess", "flower")
 
@@ -30,6 +31,8 @@ def run_in_process(
         def node_config(k: int) -> Mapping[str, Any]:
             return {"partition-id": k, "num-partitions": config.clients, "state-dir": str(state)}
 
+        if config.output:
+            RunDirectory(Path(config.output)).note("inprocess", command)
         log = Path(config.output) / "clients.log" if config.output else None
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +62,9 @@ def frameworks(mix: str) -> list[str]:
 def run_with_flower(config: Config, *, echo: Any) -> int:
     """Run the same apps in Flower's own simulation; return the exit code of the run."""
     from fedkd.flower.launch import run_with_flower as launch
+
+    if config.output:
+        RunDirectory(Path(config.output)).note("flower", command_line())
 
     return launch(app_directory(), config.to_run_config(), nodes=config.clients, echo=echo)
 

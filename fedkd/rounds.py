@@ -27,6 +27,7 @@ from fedkd.labeled import Gems, labels
 from fedkd.learner import Learner
 from fedkd.memory import Memory, Pool
 from fedkd.random import generator
+from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
 from fedkd.release import prepare
 from fedkd.select import Selection, select
@@ -56,8 +57,13 @@ class Reply:
 class Exchange(Protocol):
     """The network as the loop sees it."""
 
-    def ask(self, round_: int, frame: bytes, personal: Mapping[str, bytes]) -> Mapping[str, int]:
-        """Send every client present its ``personal`` frame, or else ``frame``; return bytes sent, by client."""
+    def ask(
+        self, round_: int, frame: bytes, personal: Mapping[str, bytes], acknowledged: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Send every client present its ``personal`` frame, or else ``frame``; return bytes sent, by client.
+
+        ``acknowledged`` is the round of a client's last release that is here, for those whose deltas start from it.
+        """
         ...
 
     def open(self, round_: int) -> int:
@@ -112,16 +118,17 @@ class Loop:
         evaluation: Evaluation | None = None,
         public_labels: Array | None = None,
         checkpoint: Path | None = None,
+        ballots: Path | None = None,
         observe: Observer = lambda event, facts: None,
     ) -> None:
-        """Set up round 1; with ``config.resume`` and a checkpoint, the round after it."""
+        """Set up round 1; with ``config.resume`` and a checkpoint, the round after it. ``ballots`` keeps answers."""
         self.config, self.transfer, self.classes, self.student = config, transfer, classes, student
         self.evaluation = evaluation or Evaluation()
         self.public_labels = public_labels
         self.rules: Gems | None = labels.build(config.labels)()
         if self.rules is not None and public_labels is None:
             raise ConfigError(f"labels = {config.labels!r} needs a transfer set with labels, got {config.transfer!r}")
-        self.checkpoint, self.observe = checkpoint, observe
+        self.checkpoint, self.ballots, self.observe = checkpoint, ballots, observe
         self.rows = classes if config.keys == "classes" else len(transfer)
         self.state = State(memory=Memory.empty(self.rows, classes))
         self._late: dict[int, tuple[Query, Release]] = {}
@@ -176,6 +183,8 @@ class Loop:
                 kept,
                 [*self.state.reports, report],
             )
+            if self.ballots is not None:
+                save_round(self.ballots, query, collected.releases, selection=selection)
             if self.checkpoint is not None:
                 self._save(self.checkpoint, following)
         except BaseException:
@@ -213,7 +222,8 @@ class Loop:
         def framed(feedback: Teacher | None) -> bytes:
             return encode_query(replace(query, feedback=feedback), self.rows, self._broadcast_encoding)
 
-        return exchange.ask(query.round, framed(shared), {str(key): framed(teacher) for key, teacher in own.items()})
+        personal = {str(key): framed(teacher) for key, teacher in own.items()}
+        return exchange.ask(query.round, framed(shared), personal, {})
 
     def _ensemble(self, releases: Sequence[Release], rows: Array) -> Array:
         """Return the sharpened soft labels (n, C) of the releases."""

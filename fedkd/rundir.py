@@ -17,10 +17,12 @@ from fedkd.files import save_arrays, write_atomic
 from fedkd.learner import Learner
 from fedkd.records import RoundReport
 
+DEPLOYMENT, REPLAY = "deployment", "replay"
+
 
 class RunDirectory:
     """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
-    ``summary.json``, ``report.html`` and ``clients/``, what simulated clients remember.
+    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,8 +33,24 @@ class RunDirectory:
         self.table = path / "metrics.csv"
         self.config = path / "config.toml"
         self.clients = path / "clients"
+        self.ballots = path / "ballots"
         self.student = path / "student.safetensors"
         self.summary = path / "summary.json"
+        self.origin = path / "origin.json"
+
+    def note(self, engine: str, command: str) -> None:
+        """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.origin.exists():
+            write_atomic(self.origin, json.dumps({"engine": engine, "command": command}).encode())
+
+    def began(self) -> dict[str, str]:
+        """Return ``engine`` and ``command`` of the run; a run that nobody noted came over a network."""
+        try:
+            noted = json.loads(self.origin.read_text(encoding="utf-8"))
+            return {"engine": str(noted["engine"]), "command": str(noted["command"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"engine": DEPLOYMENT, "command": ""}
 
     def begin(self, config: Config) -> None:
         """Make the directory; unless the run resumes, what an earlier run of the same name left goes away."""
@@ -42,7 +60,8 @@ class RunDirectory:
             return
         for file in (self.checkpoint, self.metrics, self.table, self.student, self.summary, self.path / "report.html"):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.clients, ignore_errors=True)
+        for folder in (self.clients, self.ballots):
+            shutil.rmtree(folder, ignore_errors=True)
         self.clients.mkdir()
         if not self.config.exists():
             write_atomic(self.config, Resolved(config, {}).to_toml().encode())

@@ -35,9 +35,18 @@ def build_student(config: Config, shared: Federation, *, purpose: str = "student
 
 
 def summarize(
-    config: Config, shared: Federation, student: Learner | None, state: State, *, command: str = ""
+    config: Config,
+    shared: Federation,
+    student: Learner | None,
+    state: State,
+    *,
+    command: str = "",
+    simulated: bool = True,
 ) -> dict[str, Any]:
-    """Return the content of ``summary.json``. All reference figures are measured, none is remembered."""
+    """Return the content of ``summary.json``. All reference figures are measured, none is remembered.
+
+    Unless the run is ``simulated``, nobody here knows what the clients hold, and nothing is said about it.
+    """
     first, last = state.reports[0], state.reports[-1]
     test = shared.test() if config.evaluate else None
     p = student.predict(test[0]) if student is not None and test is not None else None
@@ -49,7 +58,7 @@ def summarize(
     down = sum(r.metrics["bytes_down"] or 0 for r in state.reports)
     board = {
         **scores,
-        "pooled": _pooled(config, shared) if config.pooled and config.evaluate and student is not None else None,
+        "pooled": _pooled(config, shared) if simulated and config.pooled and config.evaluate else None,
         "fedavg": _fedavg(config, shared),
         "bytes_up_per_client": up / answers,
         "bytes_down_per_client": down / asks,
@@ -69,7 +78,8 @@ def summarize(
             "license": data.license,
             "classes": data.classes,
             "class_names": list(data.class_names),
-            "private": sum(len(part) for part in shared.parts),
+            "private": sum(len(part) for part in shared.parts) if simulated else None,
+            "held": _held(shared) if simulated else None,
             "transfer": len(shared.transfer),
             "test": len(data.y_test),
             "clients": config.clients,
@@ -130,6 +140,12 @@ def _pooled(config: Config, shared: Federation) -> float | None:
         model.fit(x, y, rng=generator(config.seed, "pooled", round_))
     test = shared.test()
     return metrics.accuracy(model.predict(test[0]), test[1])
+
+
+def _held(shared: Federation) -> dict[str, list[int]]:
+    """Return how many samples of each class a client of a simulation holds."""
+    classes = shared.dataset.classes
+    return {str(k): np.bincount(shared.private(k)[1], minlength=classes).tolist() for k in range(len(shared.parts))}
 
 
 def _fedavg(config: Config, shared: Federation) -> dict[str, Any]:

@@ -60,11 +60,12 @@ class Network:
 
     def __init__(self, *behaviors, order=None, delays=()):
         self.behaviors, self.order, self.delays = behaviors, order, dict(delays)
-        self.waiting, self.frames, self.personal = [], [], []
+        self.waiting, self.frames, self.personal, self.acknowledged = [], [], [], []
 
-    def ask(self, round_, frame, personal):
+    def ask(self, round_, frame, personal, acknowledged):
         self.frames.append(frame)
         self.personal.append(personal)
+        self.acknowledged.append(dict(acknowledged))
         for client in self.order or range(len(self.behaviors)):
             query = decode_query(personal.get(str(client), frame), TRANSFER.fingerprint, ROWS)
             try:
@@ -488,7 +489,7 @@ def test_class_keyed_ballots_have_a_row_for_each_class_and_need_no_student():
         return Release(p.astype(np.float32), w)
 
     class Classes(Network):
-        def ask(self, round_, frame, personal):
+        def ask(self, round_, frame, personal, acknowledged):
             self.frames.append(frame)
             self.personal.append(personal)
             query = decode_query(frame, TRANSFER.fingerprint, CLASSES)

@@ -22,6 +22,7 @@ from fedkd.errors import CodecError, ConfigError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
 from fedkd.flower.strategy import FederatedDistillation
+from fedkd.rundir import DEPLOYMENT, RunDirectory
 
 log = logging.getLogger("fedkd")
 
@@ -49,8 +50,21 @@ def answer_query(message: Message, context: Context) -> Message:
 
 
 def serve(grid: Grid, context: Context) -> None:
-    """Run a federation as the run config says."""
-    FederatedDistillation(Config.from_run_config(context.run_config)).start(grid=grid)
+    """Run a federation as the run config says; tell each round to the log, write the report if there is a folder."""
+    from rich.console import Console  # not for clients, which import this file too
+
+    from fedkd.report import write_report
+    from fedkd.screen import Screen, scoreboard
+
+    config = Config.from_run_config(context.run_config)
+    path = Path(config.output) if config.output else None
+    console = Console(highlight=False, width=200, force_terminal=False)
+    with Screen(config, path.name if path else "run", console) as screen:
+        summary = FederatedDistillation(config, observe=screen).start(grid=grid).summary
+    if path is None or RunDirectory(path).began()["engine"] == DEPLOYMENT:  # else fedkd run does it
+        if path is not None:
+            write_report(path)
+        scoreboard(summary, path, console)
 
 
 client = ClientApp()

@@ -6,6 +6,7 @@ weights only. Any ``Grid`` will do: Flower's simulation, a SuperLink, or ours th
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
 from fedkd.learner import Learner, set_threads
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop, Observer, Reply
-from fedkd.rundir import RunDirectory
+from fedkd.rundir import DEPLOYMENT, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 
 MALFORMED = (DecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError)
@@ -63,6 +64,7 @@ class FederatedDistillation:
         set_threads(config.threads)
         directory = RunDirectory(Path(config.output)) if config.output else None
         if directory is not None:
+            directory.note(DEPLOYMENT, _flwr_run(config))  # our own engines have written who they are already
             directory.begin(config)
         loop = Loop(
             config,
@@ -80,7 +82,9 @@ class FederatedDistillation:
         exchange = GridExchange(grid, ttl=config.deadline * (2 if config.late else 1))
         exchange.wait_for(config.clients, quorum=config.quorum, timeout=config.deadline)
         reports = loop.run(exchange)
-        return self._finish(loop, shared, student, reports, directory)
+        began = directory.began() if directory is not None else {"engine": "", "command": self.command}
+        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", DEPLOYMENT)
+        return self._finish(loop, shared, student, reports, directory, simulated, began["command"] or self.command)
 
     def _tell(self, directory: RunDirectory | None) -> Observer:
         def observe(event: str, facts: Mapping[str, Any]) -> None:
@@ -97,9 +101,11 @@ class FederatedDistillation:
         student: Learner | None,
         reports: list[RoundReport],
         directory: RunDirectory | None,
+        simulated: bool,
+        command: str,
     ) -> Result:
-        self.observe("summary", {"pooled": self.config.pooled})
-        summary = summarize(self.config, shared, student, loop.state, command=self.command)
+        self.observe("summary", {"pooled": self.config.pooled and simulated})
+        summary = summarize(self.config, shared, student, loop.state, command=command, simulated=simulated)
         if directory is not None:
             try:
                 directory.finish(summary, student)
@@ -229,3 +235,13 @@ class GridExchange:
         """Return the client that ``node`` said it is, or the node's own name until it has answered once."""
         local = getattr(self.grid, "partition_of", None)
         return self._names.get(node) or (str(local(node)) if local is not None else f"node-{node:x}")
+
+
+def _flwr_run(config: Config) -> str:
+    """Return the ``flwr run`` that gives this configuration, but for the name of the SuperLink."""
+    plain = Config(preset=config.preset).to_run_config()
+    changed = {key: value for key, value in config.to_run_config().items() if value != plain[key]}
+    if config.preset != Config().preset:
+        changed = {"preset": config.preset, **changed}
+    words = " ".join(f"{key}={json.dumps(value)}" for key, value in changed.items() if key != "resume")
+    return f"flwr run . SUPERLINK --stream -c '{words}'"

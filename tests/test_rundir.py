@@ -1,0 +1,68 @@
+"""What a run leaves, and who ran it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fedkd.config import Config
+from fedkd.flower.strategy import _flwr_run
+from fedkd.rundir import DEPLOYMENT, REPLAY, RunDirectory
+
+
+def test_what_began_a_run_is_noted_once_and_stays(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.note("inprocess", "fedkd run --set rounds=12")
+    directory.note("inprocess", "fedkd resume run")
+    assert directory.began() == {"engine": "inprocess", "command": "fedkd run --set rounds=12"}
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"engine": 3'])
+def test_a_run_that_nobody_noted_is_taken_for_a_deployment_because_its_clients_may_not_be_here(tmp_path, text):
+    directory = RunDirectory(tmp_path)
+    if text is not None:
+        directory.origin.write_text(text)
+    assert directory.began()["engine"] == DEPLOYMENT
+
+
+def test_the_command_of_a_deployment_names_what_differs_from_the_preset():
+    command = _flwr_run(Config(preset="ds_fl", clients=3, quorum=0.9, resume=True, output="/srv/run"))
+    assert command == """flwr run . SUPERLINK --stream -c 'preset="ds_fl" clients=3 quorum=0.9 output="/srv/run"'"""
+    again = Config.from_run_config({"preset": "ds_fl", "clients": 3, "quorum": 0.9, "output": "/srv/run"})
+    assert again == Config(preset="ds_fl", clients=3, quorum=0.9, output="/srv/run")
+
+
+def test_a_deployment_is_not_resumed_with_invented_clients(tmp_path):
+    folder = tmp_path / "runs" / "field"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("clients = 2\n")
+    RunDirectory(folder).note(DEPLOYMENT, "flwr run . SUPERLINK --stream -c 'clients=2'")
+    done = subprocess.run(
+        [sys.executable, "-m", "fedkd", "resume", "field"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "run of a deployment" in done.stderr
+    assert "flwr run . SUPERLINK --stream -c 'clients=2' -c 'resume=true'" in done.stderr.replace("\n", " ")
+
+
+def test_a_replay_is_not_resumed_because_nobody_is_there_to_ask(tmp_path):
+    folder = tmp_path / "runs" / "again"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("clients = 2\n")
+    RunDirectory(folder).note(REPLAY, "fedkd replay first --without 3")
+    done = subprocess.run(
+        [sys.executable, "-m", "fedkd", "resume", "again"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "fedkd replay first --without 3" in done.stderr
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path):
+    directory = RunDirectory(tmp_path)
+    for folder in (directory.ballots, directory.clients):
+        folder.mkdir()
+        (folder / "old").write_text("x")
+    directory.metrics.write_text("x")
+    directory.begin(Config())
+    assert not directory.ballots.exists() and not directory.metrics.exists()
+    assert list(directory.clients.iterdir()) == []
