@@ -1,5 +1,17 @@
 """``python -m fedkd`` is the command line."""
 
-from fedkd.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line. Ctrl-C may come while it is being imported, which takes a moment."""
+    try:
+        from fedkd.cli import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +16,7 @@ from rich.console import Console
 import fedkd
 from fedkd import config as configuration
 from fedkd import engine, parts
-from fedkd.errors import FedkdError
+from fedkd.errors import FedkdError, QuorumError
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -25,6 +28,8 @@ config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=
 app.add_typer(config_app, name="config")
 
 CORES = os.cpu_count() or 1
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a run that was ended by SIGTERM, as a shell would report it."""
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -66,6 +71,7 @@ def run(
             f"unknown engine {engine_!r}.{did_you_mean(engine_, engine.ENGINES)} Known: {', '.join(engine.ENGINES)}."
         )
     resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
+    from fedkd.preflight import check_data
     from fedkd.rundir import next_run
 
     if name is not None and (not name or "/" in name or name.startswith(".")):
@@ -76,6 +82,7 @@ def run(
         raise FedkdError(
             f"run {given.name!r} exists already: choose another name, or continue it: fedkd resume {given}"
         )
+    check_data(resolved.config)  # before there is a directory: what cannot start leaves no name taken
     try:
         path = given or next_run(Path("runs"), resolved.config.preset.replace("_", "-"))
     except OSError as error:
@@ -201,6 +208,47 @@ def replay_(
         out.print(line, markup=False, soft_wrap=True)
 
 
+@app.command(name="plan")
+def plan_(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
+    """Predict the bytes of a run and set them beside FedAvg; nothing is trained."""
+    from fedkd.plan import plan
+
+    planned = plan(configuration.resolve(preset=preset, file=config, sets=set_ or []).config)
+    out.print(planned.table())
+    for line in planned.sentences():
+        out.print(line, markup=False, soft_wrap=True)
+
+
+@app.command(name="sweep")
+def sweep_(
+    file: Annotated[Path, typer.Argument(help="TOML file: [base], [grid], [[cases]] and seeds.")],
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time, each in a process of its own.")] = CORES,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the folder under runs/; that of the file, if not given.")
+    ] = None,
+) -> None:
+    """Run every combination of settings with every seed; the same command goes on where it was stopped."""
+    from fedkd import sweep
+
+    asked = sweep.read_sweep(file, name=name)
+    sweep.check(asked)
+    usual = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with sweep.Board(asked, out) as board:
+            endings = sweep.run_jobs(asked.jobs, workers=workers, watcher=board, command=engine.command_line())
+    except KeyboardInterrupt as interrupt:
+        done = sum(sweep.finished_run(job.path) is not None for job in asked.jobs)
+        err.print(f"interrupted: {done} of {len(asked.jobs)} runs are finished; the same command goes on")
+        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else 130)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    findings = sweep.write_findings(asked)
+    out.print(findings.table())
+    out.print(f"page {asked.folder / 'sweep.html'}; also sweep.csv, sweep.json, sweep.tex", soft_wrap=True)
+    if any(ending.error for ending in endings):
+        raise typer.Exit(1)
+
+
 @config_app.command()
 def show(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
     """Print the resolved configuration as TOML, each key with where its value came from."""
@@ -225,15 +273,16 @@ def _execute(
 
     settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming})
     directory = RunDirectory(path)
+    before = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    usual = signal.signal(signal.SIGTERM, _terminate)
     try:
         if not resuming:
             write_atomic(directory.config, resolved.to_toml().encode())
         if engine_ == "flower":
             code = engine.run_with_flower(settings, echo=lambda line: out.print(line, markup=False, soft_wrap=True))
             if code:
-                raise FedkdError(
-                    f"the Flower run failed; the log above says why. Continue: fedkd resume {_short(path)}"
-                )
+                going_on = f" Continue: fedkd resume {_short(path)}" if directory.checkpoint.exists() else ""
+                raise FedkdError(f"the Flower run failed; the log above says why.{going_on}")
             summary = _read(directory.summary)
         else:
             from fedkd.screen import Screen
@@ -242,17 +291,49 @@ def _execute(
                 summary = engine.run_in_process(
                     settings, workers=workers, observe=screen, command=engine.command_line()
                 ).summary
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         done = _rounds_done(directory)
         err.print(f"interrupted after round {done}; continue with: fedkd resume {_short(path)}", soft_wrap=True)
-        sys.exit(130)
+        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else 130)
     except OSError as error:
-        what = f"{error.filename or path}: {error.strerror}"
-        raise FedkdError(f"cannot write {what}. What was finished is saved: fedkd resume {_short(path)}") from error
+        saved = f" What was finished is saved: fedkd resume {_short(path)}" if directory.checkpoint.exists() else ""
+        _tidy(directory, before)
+        raise FedkdError(f"cannot write {error.filename or path}: {error.strerror}.{saved}") from error
+    except Exception as error:
+        _tidy(directory, before, keep_log=isinstance(error, QuorumError))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     from fedkd.screen import scoreboard
 
     write_report(path)
     scoreboard(summary, _short(path), out)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as orderly an end as Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _tidy(directory: Any, before: set[str], *, keep_log: bool = False) -> None:
+    """Remove what a run wrote that never saved a round, so that its name is free; ``before`` was there already.
+
+    A traceback of a client in clients.log is worth keeping, and takes no name.
+    """
+    if directory.checkpoint.exists():
+        return
+    files = [directory.config, directory.origin, directory.metrics, directory.table, directory.path / "clients.log"]
+    for file in files[: -1 if keep_log else None]:
+        if file.name not in before:
+            file.unlink(missing_ok=True)
+    for folder in (directory.clients, directory.ballots):
+        if folder.name not in before:
+            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is not there, or not empty
+        directory.path.rmdir()
 
 
 def _read(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.codec import decode_query, encode_release
+from fedkd.codec import Known, decode_query, encode_release, remember
 from fedkd.config import Config, mixed
 from fedkd.errors import CheckpointError
 from fedkd.events import NonPrivate
@@ -87,14 +87,14 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     """
     rows = site.classes if config.keys == "classes" else len(site.transfer)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes)
-    digest = hashlib.sha256(frame).hexdigest()
+    digest = hashlib.sha256(frame + f"acknowledged {acknowledged}".encode()).hexdigest()
     run = json.dumps(config.identity())
     arrays, header = _recall(site, query.round, digest, run)
     if header.get("query") == digest:
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
 
     learner = build_learner(site, config)
-    learner.load({name[6:]: array for name, array in arrays.items() if name.startswith("model.")})
+    learner.load(_under("model.", arrays))
 
     def stream(purpose: str) -> np.random.Generator:
         return generator(config.seed, "client", site.key, "round", query.round, purpose)
@@ -112,10 +112,14 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         w, remembered = _expertise(site, config, query, p, arrays)
     # Reading private data without a mechanism is an event too: its epsilon is infinite.
     release = prepare(config.release, Release(p, w, NonPrivate()), stream("release"))
-    reply = encode_release(release, query, site.key)
+    known = _known(arrays, acknowledged)
+    reply = encode_release(release, query, site.key, known=known)
+    if "delta" in release.coding:  # until the server says which of the two it has, both are kept
+        remembered |= _prefixed("sent.", remember(known, release, query, rows).to_arrays())
+        remembered |= _prefixed("known.", known.to_arrays() if known is not None else {})
     local = accuracy(learner.predict(site.test[0]), site.test[1]) if config.evaluate and site.test else None
     if site.state is not None:
-        model = {f"model.{name}": array for name, array in learner.state().items()}
+        model = _prefixed("model.", learner.state())
         kept = {**model, **remembered, "answer": np.frombuffer(reply, np.uint8)}
         header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
         save_arrays(site.state, kept, header, durable=False)
@@ -161,6 +165,23 @@ def _of_classes(
 
 def _predict(site: Site, learner: Learner, x: Array) -> Array:
     return check_soft_labels(learner.predict(x), len(x), site.classes, whose=f"soft labels of client {site.key}")
+
+
+def _known(arrays: dict[str, Array], round_: int) -> Known | None:
+    """Return what client and server both know since ``round_``; None if the client does not remember that round."""
+    for prefix in ("sent.", "known."):
+        kept = _under(prefix, arrays)
+        if kept and (known := Known.from_arrays(kept)).round == round_:
+            return known
+    return None
+
+
+def _prefixed(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _recall(site: Site, round_: int, digest: str, run: str) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -1,120 +1,235 @@
-"""Frames: what travels, byte by byte. Versioned, checked before anything is allocated, and never a pickle.
+"""Queries and releases as frames (:mod:`fedkd.frames`): versioned, checked before anything is allocated, no pickle.
 
-All numbers are little-endian. A frame is a header of 36 bytes and a body:
+Body of a release: event (1), weights, soft labels, and with flag 2 the range coded rest.
 
-====== ===== ==========================================================================================
-offset bytes meaning
-====== ===== ==========================================================================================
-0      4     ``b"FKD"`` and the version, 1
-4      1     kind: 1 query, 2 release
-5      1     encoding of soft labels: 0 float32, 1 float16, 2 label, 16 + b grid of b bits, 255 none
-6      2     classes C
-8      4     rows n of the soft labels
-12     4     round, from 1
-16     8     key of the client (0 in a query)
-24     8     first bytes of the transfer set's SHA-256
-32     4     CRC-32 of the 32 bytes before and of the body
-====== ===== ==========================================================================================
+- *Weights* start with a byte: 0 all one, 1 one float32 for all, 2 a float32 each, 3 levels: bits (1), the place of the
+  largest on the grid (varint; zigzag: 0, -1, 1, -2 ...), and the levels, packed unless they are range coded. 16 is
+  added if all rows that the server knows keep their weights; then these are about the other rows only.
+- *Soft labels*: float32 or float16 row by row; ``label``: ceil(log2 C) bits each, packed; ``grid``: b bits for all
+  classes of a row but the last, which the sum implies; ``top``: k classes a row, packed, the most probable first, then
+  k - 1 float16 a row, for all but the first, which the sum implies. In a delta (flag 1) that is not range coded, these
+  are preceded by the rows that differ, of those that the server knows, and are about these and the unknown ones.
+- *Range coded*: labels or levels of all rows, then the levels of the weights (:mod:`fedkd.symbols`). Flag 8: the
+  teacher that came with the query is part of the context.
 
-Body of a release: event (1), weights (1: 0 all one, 1 one float32 for all, 2 a float32 each), the weights, soft labels.
-Body of a query: transfer set's SHA-256 (32), rows M of the transfer set (4), rows asked (1: 0 all, 1 bitmap), the
-bitmap, and with feedback: rows (1, as above), the bitmap, soft labels.
-Soft labels: float32 or float16 row by row; ``label``: ceil(log2 C) bits each, packed; ``grid``: b bits for all classes
-of a row but the last, which the sum implies.
+Body of a query: the rest of the transfer set's SHA-256 (24), rows M of the transfer set (varint), rows asked, and with
+feedback: its rows, soft labels as above. Rows are as in :func:`fedkd.frames.pack_rows`.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedkd import events
 from fedkd.errors import CodecError, FingerprintError
+from fedkd.frames import (
+    CODES,
+    DELTA,
+    NAMES,
+    NONE,
+    QUERY,
+    RANGE,
+    RELEASE,
+    TAUGHT,
+    ZSTD,
+    Header,
+    Reader,
+    pack_bits,
+    pack_rows,
+    read,
+    unpack_bits,
+    unpack_rows,
+    varint,
+    write,
+)
+from fedkd.frames import MAX_CELLS as MAX_CELLS
+from fedkd.frames import MAX_CLASSES as MAX_CLASSES
+from fedkd.frames import MAX_ROWS as MAX_ROWS
+from fedkd.frames import VERSION as VERSION
+from fedkd.frames import peek as peek
+from fedkd.range_coder import PER_BYTE, Coder, Decoder, Encoder
 from fedkd.records import Query, Release, Teacher
-from fedkd.softlabels import Array, one_hot
+from fedkd.softlabels import Array
+from fedkd.symbols import (
+    ANY,
+    LEAST,
+    MOST,
+    NOTHING,
+    OLD,
+    STEPS,
+    Context,
+    codable,
+    code_labels,
+    code_levels,
+    code_weights,
+    pack,
+    to_soft_labels,
+    to_symbols,
+    units_of,
+    unpack,
+    weight_levels,
+    weights_at,
+)
 
-VERSION = 1
-HEADER = struct.Struct("<3sBBBHIIQ8sI")
-QUERY, RELEASE = 1, 2
-NONE = 255
-MAX_ROWS = 10_000_000
-MAX_CLASSES = 65_535
-MAX_CELLS = 1 << 30
-"""Rows times classes: a label takes few bits on the wire and C floats in memory."""
-
-_CODES = {"float32": 0, "float16": 1, "label": 2, **{f"grid{b}": 16 + b for b in range(1, 9)}}
-_NAMES = {code: name for name, code in _CODES.items()}
+ONES, ONE, EACH, LEVELS = range(4)
+KEPT = 16
+FLAGS = {"delta": DELTA, "range_code": RANGE, "zstd": ZSTD}
 
 
-@dataclass(frozen=True)
-class Header:
-    """The fixed part of a frame."""
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What client and server both remember of a client's releases up to ``round``, the last that arrived.
 
-    kind: int
-    encoding: int
-    classes: int
-    rows: int
+    For each row of the transfer set: was it ``seen`` (M,), its ``symbols`` (M,) or (M, C), for how many releases they
+    have been these, ``age`` (M,), and its weight ``w`` (M,).
+    """
+
     round: int
-    client: int
-    fingerprint: bytes
+    encoding: str
+    symbols: Array
+    age: Array
+    w: Array
+    seen: Array
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return all of it as arrays, for a file."""
+        about = np.array([self.round, CODES[self.encoding]], np.int64)
+        return {"about": about, "symbols": self.symbols, "age": self.age, "w": self.w, "seen": self.seen}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Known:
+        """Return what :meth:`to_arrays` wrote."""
+        round_, code = arrays["about"].tolist()
+        return cls(round_, NAMES[code], arrays["symbols"], arrays["age"], arrays["w"], arrays["seen"])
 
 
-def encode_release(release: Release, query: Query, client: int) -> bytes:
-    """Return the frame that answers ``query``; ``client`` is a 64-bit key."""
-    w = release.w.astype("<f4")
-    if (w == 1).all():
-        weights = b"\x00"
-    elif (w == w[:1]).all():
-        weights = b"\x01" + w[:1].tobytes()
+def remember(known: Known | None, release: Release, query: Query, size: int) -> Known:
+    """Return what is known after ``release`` answered ``query`` on a transfer set of ``size`` rows.
+
+    Rows that it says nothing of stay as they were, unless soft labels are coded in another way from now on.
+    """
+    symbols, rows = to_symbols(release.p, release.encoding), query.indices
+    shape = (size, *symbols.shape[1:])
+    if known is None or known.encoding != release.encoding or known.symbols.shape != shape:
+        blank, zeros = np.zeros(shape, symbols.dtype), np.zeros(size, np.float32)
+        known = Known(0, release.encoding, blank, np.full(size, OLD, np.uint8), zeros, np.zeros(size, bool))
+    every, age, w, seen = known.symbols.copy(), known.age.copy(), known.w.copy(), known.seen.copy()
+    stays = ~seen[rows] | _rows_equal(symbols, every[rows])
+    age[rows] = np.where(stays, np.minimum(age[rows] + 1, OLD), 0)
+    every[rows], w[rows], seen[rows] = symbols, release.w, True
+    return Known(query.round, release.encoding, every, age, w, seen)
+
+
+def encode_release(release: Release, query: Query, client: int, *, known: Known | None = None) -> bytes:
+    """Return the frame that answers ``query``; ``client`` is a 64-bit key.
+
+    A release marked ``delta`` leaves out what is in ``known``, the client's last release that the server has; without
+    one it is sent in full. What is marked ``range_code`` but has no model is sent as it is.
+    """
+    encoding, classes, coding = release.encoding, query.classes, release.coding
+    usable = known is not None and known.encoding == encoding and known.round < query.round
+    base = known if usable and "delta" in coding else None
+    ranged = "range_code" in coding and codable(encoding)
+    context = _context(query, base, taught=ranged)
+    symbols = to_symbols(release.p, encoding)
+    weights, rest, bits, top = _pack_weights(release, context, ranged=ranged)
+    body = bytes([events.to_code(release.event)]) + weights
+    if ranged:
+        coder = Encoder()
+        said, _ = _code(coder, symbols, encoding, classes, context)
+        if bits:
+            levels = weight_levels(release.w[rest], bits, top)[1].tolist()
+            _code_weights(coder, levels, rest, bits, top, said, context)
+        body += coder.done()
     else:
-        weights = b"\x02" + w.tobytes()
-    body = bytes([events.to_code(release.event)]) + weights + _pack(release.p, release.encoding)
-    code = _CODES[release.encoding]
-    return _frame(RELEASE, code, query.classes, len(release.p), query.round, client, query.fingerprint, body)
+        if base is not None:
+            stays = context.seen & _rows_equal(symbols, context.own)
+            body += pack_rows(np.flatnonzero(~stays[context.seen]), int(context.seen.sum()))
+            symbols = symbols[~stays]
+        body += pack(symbols, encoding, classes)
+    flags = DELTA * (base is not None) | RANGE * ranged | ZSTD * ("zstd" in coding)
+    flags |= TAUGHT * (context.teacher is not None)
+    sha, since = bytes.fromhex(query.fingerprint)[:8], base.round if base is not None else 0
+    header = Header(RELEASE, CODES[encoding], classes, len(release.p), query.round, client, sha, flags, since)
+    return write(header, body, context=context.checksum())
 
 
-def decode_release(frame: bytes, query: Query) -> tuple[int, Release]:
-    """Return ``(client, release)`` of an answer to ``query``; raise :class:`CodecError` on anything else."""
-    header, body = _open(frame, RELEASE)
+def decode_release(frame: bytes, query: Query, *, known: Known | None = None) -> tuple[int, Release]:
+    """Return ``(client, release)`` of an answer to ``query``; raise :class:`CodecError` on anything else.
+
+    ``known`` is what :func:`remember` made of that client's releases; a delta against anything else is refused.
+    """
+    header = peek(frame)
+    rows, classes, who = len(query.indices), query.classes, f"client {header.client}"
+    if header.base and (known is None or known.round != header.base):
+        raise CodecError(f"{who}: needs the release of round {header.base}, which is not here")
+    base = known if header.base else None
+    if base is not None and CODES[base.encoding] != header.encoding:
+        raise CodecError(f"{who}: a delta of encoding {header.encoding} cannot follow a release in {base.encoding}")
+    taught = bool(header.flags & TAUGHT)
+    context = _context(query, base, taught=taught) if taught or base is not None else None
+    limit = 64 + rows * (4 * classes + 5)
+    reader = read(frame, RELEASE, header, limit=limit, context=context.checksum() if context is not None else 0)
     if header.fingerprint != bytes.fromhex(query.fingerprint)[:8]:
         raise FingerprintError(
-            f"client {header.client} answered for another transfer set: expected {query.fingerprint[:16]}, "
+            f"{who} answered for another transfer set: expected {query.fingerprint[:16]}, "
             f"got {header.fingerprint.hex()}"
         )
     for what, got, expected in (
         ("round", header.round, query.round),
-        ("classes", header.classes, query.classes),
-        ("rows", header.rows, len(query.indices)),
+        ("classes", header.classes, classes),
+        ("rows", header.rows, rows),
     ):
         if got != expected:
-            raise CodecError(f"client {header.client}: frame has {what} {got}, expected {expected}")
-    reader = _Reader(body)
+            raise CodecError(f"{who}: frame has {what} {got}, expected {expected}")
     event = events.from_code(reader.byte())
-    mode = reader.byte()
-    if mode not in (0, 1, 2):
-        raise CodecError(f"unknown form of weights {mode}")
-    count = (0, 1, header.rows)[mode]
-    w = np.frombuffer(reader.take(4 * count), "<f4") if count else np.ones(1, np.float32)
-    w = np.broadcast_to(w, (header.rows,)).astype(np.float32)
-    if not (np.isfinite(w).all() and (w >= 0).all()):
-        raise CodecError(f"client {header.client}: weights must be finite and not negative")
-    p = _unpack(reader, header)
+    w, rest, bits, top = _unpack_weights(reader, header, context)
+    if header.flags & RANGE:
+        coder = _decoder(reader, header)
+        context = context or _context(query, None, taught=False)
+        said, found = _code(coder, None, header.name, classes, context)
+        if len(rest):
+            w[rest] = weights_at(_code_weights(coder, ANY, rest, bits, top, said, context), top, bits)
+        coder.end()
+        symbols = _as_symbols(said, found, classes)
+    elif base is not None and context is not None and context.own is not None:
+        changed = unpack_rows(reader, int(context.seen.sum()))
+        fresh = ~context.seen
+        fresh[np.flatnonzero(context.seen)[changed]] = True
+        symbols = context.own.copy()
+        symbols[fresh] = unpack(reader, int(fresh.sum()), header.name, classes)
+    else:
+        symbols = unpack(reader, rows, header.name, classes)
     reader.end()
     # Class by class in memory, as aggregation wants them: turned while others still compute, not when all are there.
-    return header.client, Release(np.asfortranarray(p), w, event, _NAMES[header.encoding])
+    p = np.asfortranarray(to_soft_labels(symbols, header.name, classes))
+    coding = frozenset(name for name, flag in FLAGS.items() if header.flags & flag)
+    return header.client, Release(p, w, event, header.name, coding, bits)
 
 
-def encode_query(query: Query, size: int, encoding: str = "float16") -> bytes:
-    """Return the frame of ``query`` on a transfer set of ``size`` rows; feedback must lie on the grid ``encoding``."""
-    body = bytes.fromhex(query.fingerprint) + struct.pack("<I", size) + _pack_rows(query.indices, size)
-    rows, code = 0, NONE
+def encode_query(query: Query, size: int, encoding: str = "float16", *, coding: Collection[str] = ()) -> bytes:
+    """Return the frame of ``query`` on a transfer set of ``size`` rows; feedback must lie on the grid ``encoding``.
+
+    Of ``coding``, ``range_code`` (for labels and levels) and ``zstd`` apply.
+    """
+    sha = bytes.fromhex(query.fingerprint)
+    body = sha[8:] + varint(size) + pack_rows(query.indices, size)
+    rows, code, flags = 0, NONE, ZSTD * ("zstd" in coding)
     if query.feedback is not None:
-        rows, code = len(query.feedback.p), _CODES[encoding]
-        body += _pack_rows(query.feedback.indices, size) + _pack(query.feedback.p, encoding)
-    return _frame(QUERY, code, query.classes, rows, query.round, 0, query.fingerprint, body)
+        rows, code = len(query.feedback.p), CODES[encoding]
+        symbols = to_symbols(query.feedback.p, encoding)
+        body += pack_rows(query.feedback.indices, size)
+        if "range_code" in coding and codable(encoding):
+            flags |= RANGE
+            coder = Encoder()
+            _code(coder, symbols, encoding, query.classes, Context(np.zeros(rows, bool)))
+            body += coder.done()
+        else:
+            body += pack(symbols, encoding, query.classes)
+    return write(Header(QUERY, code, query.classes, rows, query.round, 0, sha[:8], flags), body)
 
 
 def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | None = None) -> Query:
@@ -122,9 +237,10 @@ def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | No
 
     ``classes``, where it is known, is checked before feedback is unpacked.
     """
-    header, body = _open(frame, QUERY)
-    reader = _Reader(body)
-    theirs = reader.take(32).hex()
+    header = peek(frame)
+    limit = 64 + size + size * 4 * (classes or header.classes)
+    reader = read(frame, QUERY, header, limit=limit)
+    theirs = (header.fingerprint + reader.take(24)).hex()
     if theirs != fingerprint:
         raise FingerprintError(
             f"the server's transfer set is {theirs[:16]}, ours is {fingerprint[:16]}: "
@@ -132,150 +248,132 @@ def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | No
         )
     if classes not in (None, header.classes):
         raise CodecError(f"the server asks about {header.classes} classes, this client knows {classes}")
-    (rows,) = struct.unpack("<I", reader.take(4))
+    rows = reader.varint()
     if rows != size:
         raise CodecError(f"query is about {rows} rows, the transfer set has {size}")
-    indices = _unpack_rows(reader, size)
+    indices = unpack_rows(reader, size)
     feedback = None
     if header.encoding != NONE:
-        where = _unpack_rows(reader, size)
+        where = unpack_rows(reader, size)
         if len(where) != header.rows:
             raise CodecError(f"feedback names {len(where)} rows and carries {header.rows}")
-        feedback = Teacher(_unpack(reader, header), where)
+        if header.flags & RANGE:
+            coder = _decoder(reader, header)
+            said, found = _code(coder, None, header.name, header.classes, Context(np.zeros(len(where), bool)))
+            coder.end()
+            symbols = _as_symbols(said, found, header.classes)
+        else:
+            symbols = unpack(reader, len(where), header.name, header.classes)
+        feedback = Teacher(to_soft_labels(symbols, header.name, header.classes), where)
     reader.end()
     return Query(header.round, indices, header.classes, fingerprint, feedback)
 
 
-def peek(frame: bytes) -> Header:
-    """Return the header of a frame whose version and length are right, without reading its body."""
-    if len(frame) < HEADER.size:
-        raise CodecError(f"frame of {len(frame)} bytes is shorter than its header of {HEADER.size}")
-    magic, version, kind, encoding, classes, rows, round_, client, fingerprint, _ = HEADER.unpack_from(frame)
-    if magic != b"FKD":
-        raise CodecError("not a fedkd frame")
-    if version != VERSION:
-        raise CodecError(f"frame has version {version}, this fedkd reads {VERSION}: both sides need the same fedkd")
-    if not (1 <= classes <= MAX_CLASSES and rows <= MAX_ROWS and rows * classes <= MAX_CELLS and round_ >= 1):
-        raise CodecError(f"impossible frame: {classes} classes, {rows} rows, round {round_}")
-    return Header(kind, encoding, classes, rows, round_, client, fingerprint)
+def _context(query: Query, base: Known | None, *, taught: bool) -> Context:
+    """Return what both ends know of the asked rows: the release ``base``, and the teacher if it is used."""
+    rows, back = query.indices, query.feedback
+    seen, own, age, w, teacher = np.zeros(len(rows), bool), None, None, None, None
+    if base is not None:
+        width = (query.classes,) if base.symbols.ndim == 2 else ()
+        if base.symbols.shape[1:] != width or rows.max(initial=-1) >= len(base.symbols):
+            raise CodecError(
+                f"round {base.round} was remembered for {base.symbols.shape} symbols: too few for the query"
+            )
+        seen, own, age, w = base.seen[rows], base.symbols[rows], base.age[rows], base.w[rows]
+    if taught and back is not None and len(back.indices):
+        place = np.minimum(np.searchsorted(back.indices, rows), len(back.indices) - 1)
+        told = back.indices[place] == rows
+        if told.any():
+            teacher = np.where(told[:, None], back.p[place], np.float32(0))
+    return Context(seen, own, age, w, teacher)
 
 
-def _frame(kind: int, code: int, classes: int, rows: int, round_: int, client: int, sha: str, body: bytes) -> bytes:
-    prefix = bytes.fromhex(sha)[:8]
-    try:
-        head = HEADER.pack(b"FKD", VERSION, kind, code, classes, rows, round_, client, prefix, 0)[:-4]
-    except struct.error as error:
-        what = f"{classes} classes, {rows} rows, round {round_} and client {client}"
-        raise CodecError(f"no frame can hold {what}: {error}") from None
-    frame = head + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + body
-    peek(frame)  # what nobody would read is not sent
-    return frame
+def _rows_equal(symbols: Array, others: Array | None) -> Array:
+    """Return for which rows (n,) the symbols are the same, bit for bit."""
+    if others is None:
+        return np.zeros(len(symbols), bool)
+    return np.asarray((symbols == others).all(axis=tuple(range(1, symbols.ndim))))
 
 
-def _open(frame: bytes, kind: int) -> tuple[Header, bytes]:
-    header = peek(frame)
-    if header.kind != kind:
-        raise CodecError(f"frame is of kind {header.kind}, expected {kind}")
-    body = frame[HEADER.size :]
-    if zlib.crc32(body, zlib.crc32(frame[: HEADER.size - 4])) != HEADER.unpack_from(frame)[-1]:
-        raise CodecError("frame is damaged: its checksum does not match")
-    if header.encoding not in _NAMES and not (kind == QUERY and header.encoding == NONE):
-        raise CodecError(f"unknown encoding {header.encoding}")
-    return header, body
+def _pack_weights(release: Release, context: Context, *, ranged: bool) -> tuple[bytes, Array, int, int]:
+    """Return the bytes of the weights, and the rows, bits and top of those that the range coded rest is to hold."""
+    none = np.zeros(0, np.int64)
+    w, rows, form = release.w.astype("<f4"), np.arange(len(release.w)), 0
+    if context.w is not None and context.seen.any() and (context.w == w)[context.seen].all():
+        rows, form = np.flatnonzero(~context.seen), KEPT
+    w, bits = w[rows], release.weight_bits
+    if (w == 1).all():
+        return bytes([form + ONES]), none, 0, 0
+    if (w == w[:1]).all():
+        return bytes([form + ONE]) + w[:1].tobytes(), none, 0, 0
+    if not bits:
+        return bytes([form + EACH]) + w.tobytes(), none, 0, 0
+    top, levels = weight_levels(w, bits)
+    head = bytes([form + LEVELS, bits]) + varint(2 * top if top >= 0 else -2 * top - 1)
+    return (head, rows, bits, top) if ranged else (head + pack_bits(levels, bits), none, 0, 0)
 
 
-class _Reader:
-    """Takes bytes from the front and refuses to read past the end, so no length is believed before it is seen."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body, self.at = body, 0
-
-    def take(self, count: int) -> bytes:
-        if count > len(self.body) - self.at:
-            raise CodecError(f"frame ends early: {count} bytes expected, {len(self.body) - self.at} left")
-        self.at += count
-        return self.body[self.at - count : self.at]
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def end(self) -> None:
-        if self.at != len(self.body):
-            raise CodecError(f"frame has {len(self.body) - self.at} bytes too many")
-
-
-def label_bits(classes: int) -> int:
-    """Return the bits that one of ``classes`` classes takes."""
-    return max(1, (classes - 1).bit_length())
-
-
-def _pack_bits(values: Array, bits: int) -> bytes:
-    """Write unsigned integers, ``bits`` each, most significant bit first, padded with zeros to a whole byte."""
-    flat = values.reshape(-1).astype(np.uint32)
-    planes = np.empty((flat.size, bits), np.uint8)
-    for place in range(bits):
-        planes[:, place] = (flat >> (bits - 1 - place)) & 1
-    return np.packbits(planes).tobytes()
+def _unpack_weights(reader: Reader, header: Header, context: Context | None) -> tuple[Array, Array, int, int]:
+    """Return the weights (n,), and the rows, bits and top of those that are range coded and still to come."""
+    form = reader.byte()
+    kept, form = form >= KEPT, form % KEPT if form < 2 * KEPT else form
+    if form > LEVELS or (kept and (context is None or context.w is None)):
+        raise CodecError(f"unknown form of weights {form}")
+    new = ~context.seen if kept and context is not None else None
+    count = header.rows if new is None else int(new.sum())
+    given, bits, top = np.ones(1, np.float32), 0, 0
+    if form == LEVELS:
+        bits, top = reader.byte(), reader.varint()
+        top = -(top + 1 >> 1) if top & 1 else top >> 1
+        if bits not in STEPS or not LEAST <= top * STEPS[bits] <= MOST:
+            raise CodecError(f"unknown grid of weights: {bits} bits below {top}")
+        if not header.flags & RANGE:
+            given = weights_at(unpack_bits(reader, count, bits), top, bits)
+    elif form != ONES:
+        given = np.frombuffer(reader.take(4 * (1 if form == ONE else count)), "<f4")
+    if not (np.isfinite(given).all() and (given >= 0).all()):
+        raise CodecError(f"client {header.client}: weights must be finite and not negative")
+    rows = np.arange(count) if new is None else np.flatnonzero(new)
+    w = np.zeros(header.rows, np.float32) if context is None or context.w is None else context.w.copy()
+    w[rows] = given
+    later = rows if form == LEVELS and header.flags & RANGE else rows[:0]
+    return w, later, bits, top
 
 
-def _unpack_bits(reader: _Reader, count: int, bits: int) -> Array:
-    raw = np.frombuffer(reader.take((count * bits + 7) // 8), np.uint8)
-    planes = np.unpackbits(raw, count=count * bits).reshape(count, bits)
-    values = np.zeros(count, np.uint32)
-    for place in range(bits):
-        values <<= 1
-        values |= planes[:, place]
-    return values
+def _decoder(reader: Reader, header: Header) -> Decoder:
+    """Return a decoder of the rest of the body, if that can hold as many rows as the header says."""
+    if not codable(header.name):
+        raise CodecError(f"encoding {header.name} is never range coded")
+    data = reader.rest()
+    if header.classes > 1 and header.rows > PER_BYTE * len(data):
+        raise CodecError(f"frame ends early: {len(data)} bytes cannot hold {header.rows} rows")
+    return Decoder(data)
 
 
-def _pack(p: Array, encoding: str) -> bytes:
+def _code(
+    coder: Coder, symbols: Array | None, encoding: str, classes: int, context: Context
+) -> tuple[list[int], list[dict[int, int]] | None]:
+    """Code the symbols of all rows; return the class that each names, and on a grid the levels that are not zero."""
     if encoding == "label":
-        return _pack_bits(p.argmax(axis=1), label_bits(p.shape[1]))
-    if encoding.startswith("grid"):
-        bits = int(encoding[4:])
-        return _pack_bits(np.rint(p[:, :-1] * (2**bits - 1)), bits)
-    return np.ascontiguousarray(p, {"float32": "<f4", "float16": "<f2"}[encoding]).tobytes()
+        return code_labels(coder, ANY if symbols is None else symbols.tolist(), classes, context), None
+    levels = code_levels(coder, symbols, units_of(encoding), classes, context)
+    return [max(row, key=lambda c: row[c]) for row in levels], levels
 
 
-def _unpack(reader: _Reader, header: Header) -> Array:
-    """Return soft labels (rows, classes); whatever is not a distribution raises :class:`CodecError`."""
-    n, classes, encoding = header.rows, header.classes, _NAMES[header.encoding]
-    if encoding == "label":
-        labels = _unpack_bits(reader, n, label_bits(classes))
-        if n and labels.max() >= classes:
-            raise CodecError(f"label {labels.max()} is not one of {classes} classes")
-        return one_hot(labels, classes)
-    if encoding.startswith("grid"):
-        bits = int(encoding[4:])
-        units = 2**bits - 1
-        levels = _unpack_bits(reader, n * (classes - 1), bits).reshape(n, classes - 1).astype(np.int64)
-        last = units - levels.sum(axis=1, keepdims=True)
-        if n and last.min() < 0:
-            raise CodecError("soft labels sum to more than one")
-        return (np.concatenate([levels, last], axis=1) / np.float32(units)).astype(np.float32)
-    kind, width = ("<f4", 4) if encoding == "float32" else ("<f2", 2)
-    with np.errstate(invalid="ignore"):  # a signaling NaN; it is refused below
-        p = np.frombuffer(reader.take(n * classes * width), kind).reshape(n, classes).astype(np.float32)
-    # Clients may be off by 1e-3. Half precision rounds by a share of 2^-11, tiny entries by at most 2^-25.
-    slack = 1.001e-3 + (2.0**-10 + classes * 2.0**-25 if width == 2 else 0.0)
-    if n and not (np.isfinite(p).all() and p.min() >= 0 and np.abs(p.sum(axis=1, dtype=np.float64) - 1).max() <= slack):
-        raise CodecError("soft labels are not distributions: NaN, a negative entry or a sum that is not 1")
-    return p
+def _code_weights(
+    coder: Coder, levels: Iterable[int], rows: Array, bits: int, top: int, said: list[int], context: Context
+) -> list[int]:
+    """Code the weight levels of ``rows``; ``said`` (n,) are the classes that the client names."""
+    own = np.full(len(rows), NOTHING)
+    if context.w is not None:
+        own = np.where(context.seen[rows], weight_levels(context.w[rows], bits, top)[1], NOTHING)
+    return code_weights(coder, levels, bits, own.tolist(), np.array(said, np.int64)[rows].tolist())
 
 
-def _pack_rows(indices: Array, size: int) -> bytes:
-    if len(indices) == size:
-        return b"\x00"
-    marks = np.zeros(size, np.uint8)
-    marks[indices] = 1
-    return b"\x01" + np.packbits(marks).tobytes()
-
-
-def _unpack_rows(reader: _Reader, size: int) -> Array:
-    mode = reader.byte()
-    if mode == 0:
-        return np.arange(size)
-    if mode != 1:
-        raise CodecError(f"unknown form of rows {mode}")
-    raw = np.frombuffer(reader.take((size + 7) // 8), np.uint8)
-    return np.flatnonzero(np.unpackbits(raw, count=size))
+def _as_symbols(said: list[int], levels: list[dict[int, int]] | None, classes: int) -> Array:
+    if levels is None:
+        return np.array(said, np.uint16)
+    symbols = np.zeros((len(levels), classes), np.uint8)
+    for row, some in enumerate(levels):
+        symbols[row, list(some)] = list(some.values())
+    return symbols

@@ -19,7 +19,7 @@ from rich.text import Text
 from fedkd import charts
 from fedkd.charts import COLORS, Line
 from fedkd.errors import FedkdError
-from fedkd.journal import Run, read_run, real, total
+from fedkd.journal import Run, part, read_run, real, total
 from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
 from fedkd.report_template import COMPARISON
 from fedkd.units import percent, seconds, short, size, whole
@@ -30,6 +30,7 @@ LISTED = 100  # runs in the tables of the page
 SETTINGS = 60  # keys in the table of settings
 LINES = 3  # settings named in a row of the terminal's table
 ABSENT = "–"
+OTHER_DATA = "The runs used different data or test sets: their accuracies cannot be ranked against each other."
 SAME = {"output", "resume", "threads"}  # keys that say where and how, not what
 
 
@@ -50,11 +51,26 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What was odd about the runs: unfinished ones, torn lines, damaged summaries."""
-        notes = []
+        notes = [] if self.same_data else [OTHER_DATA]
         for name, run in zip(self.names, self.runs, strict=True):
             notes += [] if run.finished else [f"{name} is unfinished."]
             notes += [f"{name}: {note}" for note in run.notes]
         return notes
+
+    @property
+    def same_data(self) -> bool:
+        """Whether no two runs state different data, transfer sets or test sizes; only then can scores be ranked."""
+        stated = [_data(run) for run in self.runs]
+        return all(len({one[i] for one in stated if one[i]}) <= 1 for i in range(3))
+
+    @property
+    def tied(self) -> list[str]:
+        """The names of the other runs whose student is as good as the best, to a tenth of a percent."""
+        if self.best < 0:
+            return []
+        scores = [percent(real(run.scoreboard.get("student"))) for run in self.runs]
+        pairs = list(zip(self.names, scores, strict=True))
+        return [name for i, (name, score) in enumerate(pairs) if i != self.best and score == scores[self.best]]
 
     def settings(self) -> dict[str, list[str]]:
         """Return the settings that are not the same in all runs: key -> value in each run."""
@@ -74,7 +90,7 @@ class Comparison:
         table.add_column("differs in", max_width=24)
         for i, (name, run) in enumerate(zip(self.names, self.runs, strict=True)):
             cells = [short(name, 60), *_scores(run), _differences(differing, i)]
-            table.add_row(*(Text(cell) for cell in cells), style="bold" if i == self.best else "")
+            table.add_row(*(Text(cell) for cell in cells), style="bold" if i == self.best and self.same_data else "")
         return table
 
     def html(self) -> str:
@@ -87,7 +103,7 @@ class Comparison:
                 for name, run in list(zip(self.names, self.runs, strict=True))[:LISTED]
             ],
             f"{len(self.runs) - LISTED} more runs are not listed." if len(self.runs) > LISTED else "",
-            best=self.best,
+            best=self.best if self.same_data else -1,
         )
         differing = self.settings()
         rows = [[short(key, 40), *(short(v, 60) for v in values[:LISTED])] for key, values in differing.items()]
@@ -111,7 +127,13 @@ class Comparison:
         run, name = self.runs[self.best], self.names[self.best]
         score = percent(real(run.scoreboard.get("student")))
         tail = " None of the runs has a privacy guarantee." if not any(run.has_guarantee for run in self.runs) else ""
-        return f"The best student is that of {short(name, 60)}: {score} after {size(run.traffic()[-1])} in all.{tail}"
+        if not self.same_data:
+            return f"The runs used different data or test sets, so none of them is the best.{tail}"
+        moved = size(run.traffic()[-1])
+        if self.tied:
+            others = f"{short(self.tied[0], 60)}" + (f" and {len(self.tied) - 1} more" if len(self.tied) > 1 else "")
+            return f"{short(name, 60)} and {others} tie for the best student: {score}.{tail}"
+        return f"The best student is that of {short(name, 60)}: {score} after {moved} in all.{tail}"
 
     def _lines(self, by_bytes: bool) -> list[Line]:
         lines = []
@@ -188,6 +210,12 @@ def _scores(run: Run) -> list[str]:
     return [rounds, *scores, size(run.traffic()[-1]), _privacy(run)]
 
 
+def _data(run: Run) -> tuple[str, str, str]:
+    """Return the data set, the transfer set and the size of the test set that a run states; "" where it does not."""
+    data, provenance = part(run.summary, "data"), part(run.summary, "provenance")
+    return tuple(str(one or "") for one in (data.get("name"), provenance.get("transfer_sha256"), data.get("test")))  # type: ignore[return-value]
+
+
 def _privacy(run: Run) -> str:
     return f"eps {run.epsilon:.3g}" if run.has_guarantee else "NONE"
 
@@ -210,8 +238,12 @@ def _differences(differing: dict[str, list[str]], i: int) -> str:
 
 
 def _caption(comparison: Comparison) -> Text:
+    differing = comparison.settings()
     lines = [
         "local, best: mean and best client alone. ensem: on the transfer set. moved: bytes of all clients, both ways."
     ]
     lines += [short(note, 200) for note in comparison.notes[:10]]
+    for i, name in enumerate(comparison.names):
+        told = [f"{key} = {values[i]}" for key, values in differing.items() if key != "rounds" and values[i] != ABSENT]
+        lines += [f"{short(name, 60)}: {', '.join(told)}"] if len(told) > LINES else []
     return Text("\n".join(lines), style="dim")

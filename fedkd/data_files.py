@@ -134,6 +134,7 @@ def torchvision_set(name: str, root: Path, download: bool) -> Parts:
 def npz_set(path: Path) -> Parts:
     """Read ``x``, maybe ``y``, ``x_test``, ``y_test``; other arrays of the length of ``x`` are columns. No pickles."""
     try:
+        _expect_zip(path)
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: np.asarray(stored[name]) for name in stored.files}
     except FileNotFoundError:
@@ -155,13 +156,25 @@ def npz_set(path: Path) -> Parts:
     return train, Part(as_rows(arrays["x_test"], f"{path}: x_test"), arrays["y_test"].reshape(-1))
 
 
+def _expect_zip(path: Path) -> None:
+    """Say what ``path`` is, in our words, where it is no .npz file at all; numpy would speak of pickles."""
+    with open(path, "rb") as stream:
+        head = stream.read(6)
+    if head.startswith(b"PK"):
+        return
+    kind = "a .npy file, one bare array" if head == b"\x93NUMPY" else "something else"
+    raise DataError(
+        f"{path} is not a .npz file but {kind}; write one with numpy.savez({path.stem + '.npz'!r}, x=x, y=y)"
+    )
+
+
 def as_rows(x: Array, what: str) -> Array:
-    """Return ``x`` as uint8 or float32 rows, images channels first: (N, H, W) gets C = 1, (N, H, W, 3) is turned."""
+    """Return ``x`` as uint8 or float32 rows, images channels first: (N, H, W) gets C = 1, channels last are turned."""
     if x.ndim < 2 or x.dtype.kind not in "iufb":
         raise DataError(f"{what} must be numbers of shape (N, d), (N, H, W) or (N, C, H, W), got {x.dtype} {x.shape}")
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and that is refused later
         return x if x.dtype == np.uint8 else x.astype(np.float32)

@@ -127,6 +127,16 @@ def on_disk() -> dict[str, str]:
     }
 
 
+def how_to_get(name: str) -> str:
+    """Return how the data set ``name`` of :func:`on_disk` comes onto this machine, as a run's own error says it."""
+    title = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
+    download = f"or allow a download: data = \"torchvision(name='{title}', download=True)\""
+    if name in ("cifar10", "cifar100"):
+        return f"not on this machine: unpack its Python version in {ROOT} or ${ROOT_VARIABLE}, {download}"
+    debian = "install Debian's dataset-fashion-mnist, " if name == "fashion_mnist" else ""
+    return f"not on this machine: {debian}put its four idx files in {ROOT} or ${ROOT_VARIABLE}, {download}"
+
+
 # The members, from the one that is always there to those that need a file, a package or the network.
 
 
@@ -332,10 +342,9 @@ def _checked(data: Dataset, spec: str) -> Dataset:
             raise DataError(f"data {spec!r}: {len(x)} {what}inputs but {len(y)} labels")
         if len(y) and not 0 <= y.min() <= y.max() < min(data.classes, 100_000):
             wrong = int(y.min() if y.min() < 0 else y.max())
-            raise DataError(
-                f"data {spec!r}: {what}labels must be in 0 .. {data.classes - 1} and below 100000, got {wrong}; "
-                "is this column a class?"
-            )
+            last = min(max(data.classes - 1, 0), 99_999)
+            right = "0 or above" if wrong < 0 else f"in 0 .. {last}"
+            raise DataError(f"data {spec!r}: {what}labels must be {right}, got {wrong}; is this column a class?")
     _same_length(data.columns, len(data.x), spec)
     return data
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.config import Config, mixed
-from fedkd.errors import FedkdError
+from fedkd.errors import FedkdError, QuorumError
+from fedkd.preflight import check_data, check_models
 from fedkd.rounds import Observer
 from fedkd.rundir import RunDirectory
 
@@ -36,7 +37,9 @@ def run_in_process(
         log = Path(config.output) / "clients.log" if config.output else None
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-        observe("start", {"workers": workers})
+            if not config.resume:
+                log.unlink(missing_ok=True)
+        shared = check_data(config)
         with LocalGrid(
             nodes=config.clients,
             run_config=config.to_run_config(),
@@ -45,7 +48,14 @@ def run_in_process(
             preload=frameworks(config.learner),
             log=log,
         ) as grid:
-            return FederatedDistillation(config, observe=observe, command=command).start(grid=grid)
+            check_models(config, shared)  # meanwhile the workers import what they need
+            observe("start", {"workers": workers})
+            try:
+                return FederatedDistillation(config, observe=observe, command=command).start(grid=grid)
+            except QuorumError as error:
+                if log is None or "Traceback" not in log.read_text(encoding="utf-8", errors="replace"):
+                    raise
+                raise QuorumError(f"{error} Traceback: {os.path.relpath(log)}") from None
 
 
 def frameworks(mix: str) -> list[str]:
@@ -63,6 +73,7 @@ def run_with_flower(config: Config, *, echo: Any) -> int:
     """Run the same apps in Flower's own simulation; return the exit code of the run."""
     from fedkd.flower.launch import run_with_flower as launch
 
+    check_models(config, check_data(config))
     if config.output:
         RunDirectory(Path(config.output)).note("flower", command_line())
 

@@ -19,9 +19,21 @@ class NoOp:
     """Nothing private was read: post-processing, or public data only. Its epsilon is zero."""
 
 
-Event = NonPrivate | NoOp
+@dataclass(frozen=True)
+class GaussianMechanism:
+    """A function of private data left once with Gaussian noise of ``noise_multiplier`` times its L2 ``sensitivity``.
 
-CODES: dict[int, type[NonPrivate] | type[NoOp]] = {0: NonPrivate, 1: NoOp}
+    Neighbors differ by one example added or removed. A frame does not carry the numbers: what is read off one has no
+    noise, and so no bound.
+    """
+
+    noise_multiplier: float = 0.0
+    sensitivity: float = math.inf
+
+
+Event = NonPrivate | NoOp | GaussianMechanism
+
+CODES: dict[int, type[Event]] = {0: NonPrivate, 1: NoOp, 2: GaussianMechanism}
 
 
 def epsilon(event: object) -> float:

@@ -84,7 +84,7 @@ Shape = tuple[int, ...]
 
 @learner
 def cnn(shape: Shape, classes: int, training: Training, seed: int, *, width: int = 16, hidden: int = 64) -> Learner:
-    """Small convolutional network for images from 8x8 up: two 3x3 convolutions with pooling, one hidden layer."""
+    """Small convolutional network for images from 4x4 up: two 3x3 convolutions with pooling, one hidden layer."""
     return _torch("learner 'cnn'", "cnn", shape, classes, training, seed, width=width, hidden=hidden)
 
 
@@ -236,6 +236,11 @@ def check(spec: str) -> None:
     """Raise :class:`SpecError` unless ``spec`` is a registered learner or reads like ``module:factory``."""
     if _is_factory(spec):
         return
+    if spec.isidentifier() and spec not in learner.names() and not did_you_mean(spec, learner.names()):
+        known = ", ".join(learner.names())
+        raise SpecError(
+            f"unknown learner {spec!r}. Your own is written {spec}:function, as in module:function. Known: {known}."
+        )
     part = learner.build(spec)
     for option, value in part.keywords.items():
         right, words = RANGES.get(option, (None, ""))
@@ -304,7 +309,9 @@ def _find_factory(spec: str) -> Callable[..., Any]:
         hint = did_you_mean(module_name, learner.names())
         raise SpecError(f"learner {spec!r}: no module named {module_name!r} here.{hint}") from None
     found = getattr(module, name, None)
-    if not callable(found):
+    if found is not None and not callable(found):
+        raise SpecError(f"learner {spec!r}: {name!r} of {module_name} is {type(found).__name__}, not a function.")
+    if found is None:
         raise SpecError(f"learner {spec!r}: {module_name} has no function {name!r}.{did_you_mean(name, vars(module))}")
     return found  # type: ignore[no-any-return]
 

@@ -1,8 +1,12 @@
-"""Small networks of our own, and torchvision's by name. All take inputs (B, ...) and return logits (B, C)."""
+"""Small networks of our own, and torchvision's by name. All take inputs (B, ...) and return logits (B, C).
+
+Weights of our convolutions lie channels last, which halves the time of a step on a CPU and changes no number's meaning.
+"""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +28,28 @@ def build(kind: str, shape: tuple[int, ...], classes: int, **options: Any) -> nn
     return makers[kind](shape, classes, **options)
 
 
-def mlp(shape: tuple[int, ...], classes: int, *, hidden: int) -> nn.Module:
-    """One hidden layer on flattened inputs."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.ReLU(), nn.Linear(hidden, classes))
+def mlp(
+    shape: tuple[int, ...], classes: int, *, hidden: int, layers: int = 1, dropout: float = 0.0, inputs: float = 0.0
+) -> nn.Module:
+    """``layers`` hidden layers on flattened inputs; ``dropout`` of hidden units, ``inputs`` of input values."""
+    widths = [math.prod(shape), *[hidden] * layers]
+    parts: list[nn.Module] = [nn.Flatten()]
+    for i, (before, after) in enumerate(itertools.pairwise(widths)):
+        share = dropout if i else inputs
+        parts += [*([nn.Dropout(share)] if share else []), nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*parts, *([nn.Dropout(dropout)] if dropout else []), nn.Linear(hidden, classes))
+
+
+class MaxPool(nn.Module):
+    """2x2 max pooling, in a form that takes half the time where no gradient is asked for; the numbers are equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, c, H // 2, W // 2) of (B, c, H, W)."""
+        if torch.is_grad_enabled():
+            return nn.functional.max_pool2d(x, 2)
+        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
+        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
 def cnn(shape: tuple[int, ...], classes: int, *, width: int, hidden: int) -> nn.Module:
@@ -35,15 +58,15 @@ def cnn(shape: tuple[int, ...], classes: int, *, width: int, hidden: int) -> nn.
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.Conv2d(width, 2 * width, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.Flatten(),
         nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
         nn.ReLU(),
         nn.Linear(hidden, classes),
-    )
+    ).to(memory_format=torch.channels_last)
 
 
 def lenet(shape: tuple[int, ...], classes: int, *, dropout: float) -> nn.Module:
@@ -52,18 +75,18 @@ def lenet(shape: tuple[int, ...], classes: int, *, dropout: float) -> nn.Module:
     flat = 20 * (((height - 4) // 2 - 4) // 2) * (((breadth - 4) // 2 - 4) // 2)
     return nn.Sequential(
         nn.Conv2d(channels, 10, 5),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.ReLU(),
         nn.Conv2d(10, 20, 5),
         nn.Dropout2d(dropout),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(flat, 50),
         nn.ReLU(),
         nn.Dropout(dropout),
         nn.Linear(50, classes),
-    )
+    ).to(memory_format=torch.channels_last)
 
 
 class FromTorchvision(nn.Module):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from fedkd import learner, losses, transfer
+import numpy as np
+
+from fedkd import learner, losses, release, transfer
 from fedkd.aggregation import aggregator
 from fedkd.dataset import dataset
-from fedkd.errors import ConfigError, SpecError, did_you_mean
+from fedkd.errors import ConfigError, FedkdError, SpecError, did_you_mean
 from fedkd.expertise import expertise
-from fedkd.feedback import feedback
+from fedkd.feedback import Outcome, feedback
 from fedkd.labeled import labels
+from fedkd.memory import Memory, Pool
 from fedkd.partition import partition
+from fedkd.records import Ballots, Teacher, TransferSet
 from fedkd.registry import Registry
 from fedkd.release import mechanism
 from fedkd.select import select
@@ -44,20 +49,82 @@ REGISTRIES: dict[str, Registry] = {
 """Configuration key to the registry that reads its value."""
 
 
-def _chain(spec: str) -> None:
-    encoders = mechanism.chain(spec)
-    if not encoders:
-        raise SpecError("a release needs at least one mechanism, as in 'float16'.")
+P = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]], np.float32)
+"""Two soft labels on three classes: what a part is tried on before anything else is started."""
+TRIAL_SELECTION = 10_000
+"""Most rows of a transfer set that a selection is tried on."""
+FITS_DATA = ("size", "minimum", "per_client", "column")
+"""Options of a partition that only the data can tell right from wrong."""
+
+
+def _checked(key: str, trial: Callable[[str], Any]) -> Callable[[str], None]:
+    """Return a check that calls the part on tiny data: a part knows the range of its options only when it is called."""
+
+    def check(spec: str) -> None:
+        try:
+            with np.errstate(all="ignore"):
+                trial(spec)
+        except FedkdError:
+            raise
+        except Exception as error:
+            raise SpecError(f"{key} {spec!r} fails on two rows of three classes: {error}.") from None
+
+    return check
+
+
+def _try_aggregator(spec: str) -> None:
+    aggregator.build(spec)(np.stack([P, P[::-1]]), np.ones((2, 2), np.float32))
+
+
+def _try_sharpener(spec: str) -> None:
+    sharpener.build(spec)(P)
+
+
+def _try_expertise(spec: str) -> None:
+    transfer_set, nobody = TransferSet(P, ""), P[:0]  # without private rows nothing is learned, and no cache is spent
+    expertise.build(spec)(P, np.arange(2), transfer_set, nobody, np.random.default_rng(0))
+
+
+def _try_feedback(spec: str) -> None:
+    rows = np.arange(2)
+    ballots = Ballots(np.stack([P, P[::-1]]), np.ones((2, 2), np.float32))
+    feedback.build(spec)(Outcome(Teacher(P, rows), lambda asked: P[asked], (0, 1), rows, lambda: ballots))
+
+
+def _try_select(spec: str) -> None:
+    """Ask as many rows as there are: how many there will be, only the transfer set can tell."""
+    part = select.build(spec)
+    size = inspect.signature(part).parameters.get("size")
+    rows = 2 if size is None else size.default
+    if rows < 1:
+        raise SpecError(f"selection {spec!r}: 'size' must be at least 1, got {rows}.")
+    if rows > TRIAL_SELECTION:
+        return
+    pool = Pool(Memory.empty(rows, 3), 1, lambda asked: np.resize(P, (len(asked), 3)), lambda: np.ones(rows, bool))
+    part(pool, np.random.default_rng(0))
+
+
+def _try_partition(spec: str) -> None:
+    part = partition.build(spec)
+    options = {key: value for key, value in part.keywords.items() if key not in FITS_DATA}
+    part.func(np.arange(4000) % 10, 2, np.random.default_rng(0), **options)
 
 
 CHECKS: dict[str, Callable[[str], Any]] = {
     **{key: registry.build for key, registry in REGISTRIES.items()},
     "transfer": transfer.check,
+    "partition": _checked("partition", _try_partition),
+    "labels": _checked("labels", lambda spec: labels.build(spec)()),
+    "select": _checked("select", _try_select),
     "learner": learner.check_mix,
     "student": learner.check_student,
-    "release": _chain,
-    "broadcast": _chain,
+    "expertise": _checked("expertise", _try_expertise),
+    "release": _checked("release", release.check),
+    "aggregate": _checked("aggregate", _try_aggregator),
+    "sharpen": _checked("sharpen", _try_sharpener),
+    "broadcast": _checked("broadcast", release.check),
     "distill": losses.check,
+    "feedback": _checked("feedback", _try_feedback),
 }
 """Configuration key to a function that raises :class:`SpecError` unless its value can be built."""
 

@@ -50,13 +50,16 @@ class Query:
 class Release:
     """What leaves a client: soft labels ``p`` (n, C), how much each row counts ``w`` (n,), and what that cost.
 
-    ``encoding`` names the grid that ``p`` already lies on, so that coding it loses nothing.
+    ``encoding`` names the grid that ``p`` already lies on, so that coding it loses nothing; ``w`` lies on that of
+    ``weight_bits`` bits, unless they are 0. ``coding`` says how to write it shorter: delta, range_code, zstd.
     """
 
     p: Array
     w: Array
     event: Event = field(default_factory=NonPrivate)
     encoding: str = "float32"
+    coding: frozenset[str] = frozenset()
+    weight_bits: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ class Registry:
             raise SpecError(f"{self.kind} {name!r} has no option {key!r}.{hint} It takes {takes}.")
         for key, option in options.items():
             if key not in given and option.default is option.empty:
-                raise SpecError(f"{self.kind} {name!r} needs {key!r}, as in '{name}({key}=...)'.")
+                raise SpecError(f"{self.kind} {name!r} needs {key!r}, as in {_example(name, key, option)}.")
             if key in given:
                 given[key] = _typed(given[key], option.annotation, f"{self.kind} {name!r}: {key!r}")
         return functools.partial(self._parts[name], **given)
@@ -93,7 +94,29 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
                 return node.func.id, given
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
-    raise SpecError(f"cannot read {spec!r}; write it like 'name' or 'name(option=value)'.")
+    raise SpecError(f"cannot read {spec!r}; write it like 'name' or 'name(option=value)'.{_unquoted(text)}")
+
+
+UNQUOTED = re.compile(
+    r"(?P<name>[A-Za-z_]\w*)\(\s*(?P<key>[A-Za-z_]\w*)\s*=\s*(?P<value>[^\s'\"(),=|]*[^\s'\"(),=|\d.])\s*\)"
+)
+
+
+def _unquoted(text: str) -> str:
+    """Return how to write ``npz(path=data.npz)``, whose value is text without quotes; empty for anything else."""
+    found = UNQUOTED.fullmatch(text)
+    if found is None:
+        return ""
+    name, key, value = found.group("name", "key", "value")
+    return f" Quote text, as in {name}({key}={value!r}), or use the short form {name}:{value}."
+
+
+def _example(name: str, key: str, option: inspect.Parameter) -> str:
+    """Return how to give ``key``; text needs quotes, which is worth showing."""
+    if str(getattr(option.annotation, "__name__", option.annotation)) != "str":
+        return f"'{name}({key}=...)'"
+    value = "data.npz" if name == "npz" else "..."
+    return f"{name}({key}={value!r}) (quote text), or the short form {name}:{value}"
 
 
 def split(spec: str, separator: str) -> list[str]:

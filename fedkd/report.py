@@ -21,7 +21,7 @@ from fedkd.units import gap, percent, plain, points, short, size
 PAGE = "report.html"
 SECTIONS = {
     "Does it work?": (panels.accuracy, panels.accuracy_by_bytes),
-    "What does each client get?": (panels.gain, panels.presence),
+    "What does each client get?": (panels.held, panels.gain, panels.presence),
     "Where does the time go?": (panels.latency, panels.phases),
     "Can its answers be trusted?": (panels.reliability, panels.confusion, panels.loss, panels.entropy),
     "What does it give away?": (panels.released,),
@@ -54,7 +54,10 @@ def render(run: Run) -> str:
         notes=_notes(run),
         verdict=_verdict(run),
         tiles=_tiles(run),
-        sections=[{"title": title, "panels": [panel(run) for panel in cards]} for title, cards in SECTIONS.items()],
+        sections=[
+            {"title": title, "panels": [card for panel in cards if (card := panel(run))]}
+            for title, cards in SECTIONS.items()
+        ],
         command=short(str(provenance.get("command") or ""), 2000),
         provenance=DataTable("Provenance", ["what", "value"], rows[:ROWS], text=frozenset({1})),
         config="\n".join(short(line, 300) for line in lines[:200]),
@@ -115,7 +118,10 @@ def _verdict(run: Run) -> dict[str, Any]:
     sentences, bad = [], False
     if student is None:
         lead = "The student's accuracy is not known in this run."
-        sentences.append("Deployments do not report test accuracy unless the server holds labeled test data.")
+        if run.config.get("student") == "none":
+            sentences.append("There is none: student = none.")
+        else:
+            sentences.append("It takes evaluate = true and a server that holds labeled test data.")
     elif mean is None:
         lead = f"The student answers {percent(student)} of the test set correctly."
         sentences.append("How good the clients are alone is not known, so neither is the gain.")
@@ -173,7 +179,10 @@ def _tiles(run: Run) -> list[dict[str, Any]]:
     up, down = (real(board.get(f"bytes_{way}_per_client")) for way in ("up", "down"))
     possible, why, cost = run.fedavg
     total = run.moved("up")
-    whole = "" if total is None or not run.clients else f", {size(total / len(run.clients))} in all"
+    # "a round" is the mean over answers; the same in all, so that one round is not two different numbers
+    whole = (
+        "" if total is None or len(run.rounds) < 2 or not run.clients else f", {size(total / len(run.clients))} in all"
+    )
     if possible is False:
         fedavg = {"value": "impossible", "aside": why or "reason not known"}
     elif possible and cost is not None:

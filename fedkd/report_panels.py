@@ -16,6 +16,7 @@ from fedkd.units import gap, percent, plain, points, seconds, short, size, whole
 CLIENTS = 30  # rows of a chart over clients
 COLUMNS = 25  # columns of a chart over rounds; beyond that, neighboring rounds share one
 CLASSES = 20  # of the confusion matrix; beyond that, the classes with the fewest mistakes are gathered
+FEW = 5  # samples below which a bin of a reliability curve is noise
 BINS = 50  # of a reliability curve
 PHASES = ("clients", "aggregate", "distill", "evaluate")
 STUDENT_AND_TEACHER = (("student", 1, 0), ("teacher", 2, 1))  # name, color, dash
@@ -148,10 +149,58 @@ def gain(run: Run) -> Panel:
         for key in run.clients
     ]
     head = ["client", "architecture", "first round", "last round", "points"]
+    if len(run.rounds) == 1:  # first and last are one: nothing could change
+        rows = [row[:3] for row in rows]
+        head = ["client", "architecture", "accuracy"]
     items = [(swatch("ring", 3), "alone, first round"), (swatch("dot", 1), "after the last round")]
     caption = f"Who gains from taking part? {answer}"
     data = data_table(head, rows, what="clients")
     return panel("clients", "Every client, before and after", caption, svg, items, data)
+
+
+def held(run: Run) -> Panel | None:
+    """Which classes each client holds; None where nobody but the client knows it, as in a deployment."""
+    stated = part(part(run.summary, "data"), "held")
+    counts = {str(key): [real(n) or 0.0 for n in row] for key, row in stated.items() if isinstance(row, list)}
+    keys, classes = [key for key in counts if any(counts[key])], max(map(len, counts.values()), default=0)
+    if not keys or classes < 1:
+        return None
+    shown = keys[:CLIENTS]
+    columns = min(classes, CLASSES)
+    names = [str(name) for name in listed(part(run.summary, "data"), "class_names")]
+    names = names if len(names) == classes else [str(i) for i in range(classes)]
+    rows = [counts[key] + [0.0] * (classes - len(counts[key])) for key in shown]
+    most = max(max(row) for row in rows)
+
+    def cell(n: float) -> str | None:
+        return f"level-{max(1, math.ceil(charts.LEVELS * n / most))}" if n > 0 and most > 0 else None
+
+    svg = charts.grid_chart(
+        [[cell(n) for n in row[:columns]] for row in rows],
+        title="Classes that each client holds",
+        rows=[_client_name(run, key) for key in shown],
+        columns=[short(name, 4) for name in names[:columns]],
+        x_label="class",
+        y_label="client",
+    )
+    each = sorted(sum(n > 0 for n in row) for row in rows)
+    answer = (
+        f"A client holds {each[0]} to {each[-1]} of {classes} classes."
+        if each[0] < each[-1]
+        else (f"Each client holds {each[0]} of {classes} classes.")
+    )
+    cut = f" Drawn: the first {len(shown)} clients of {len(keys)}." if len(keys) > len(shown) else ""
+    cut += f" Drawn: the first {columns} classes." if classes > columns else ""
+    table = [
+        [short(key, 40), *(f"{n:g}" for n in row[:columns]), f"{sum(row):g}"]
+        for key, row in zip(shown, rows, strict=True)
+    ]
+    data = data_table(["client", *(short(name, 16) for name in names[:columns]), "all"], table, what="clients")
+    items = [
+        (swatch("level", f"level-{i + 1}"), f"up to {most * (i + 1) / charts.LEVELS:.0f}") for i in range(charts.LEVELS)
+    ]
+    caption = f"How unlike are the clients' data? {answer} An empty cell: none of that class.{cut}"
+    return panel("held", "What each client holds", caption, svg, items, data)
 
 
 def presence(run: Run) -> Panel:
@@ -179,6 +228,10 @@ def presence(run: Run) -> Panel:
     asked = sum(len(statuses) for statuses in tally.values())
     answered = sum(statuses.count("answered") for statuses in tally.values())
     answer = f"{answered:,} of {asked:,} answers came in time.{cut}" if asked else UNKNOWN
+    errors = [(key, error) for key in run.clients if (error := _last_error(run, key))]
+    if errors:
+        answer += f" Client {short(errors[0][0], 20)} failed: {errors[0][1]}"
+        answer += f" ({len(errors) - 1} more clients failed: see the table.)" if len(errors) > 1 else ""
     if shared:
         answer += f"{shared} and shows the worst of them."
     head = ["client", "asked", *charts.STATUSES, "last error"]
@@ -247,8 +300,9 @@ def _edges(values: Sequence[float]) -> list[float]:
         return [high]
     steps = [(i + 1) / charts.LEVELS for i in range(charts.LEVELS)]
     floor = max(low, high / 1e4)
-    if high / floor > 8:
-        return [floor * (high / floor) ** step for step in steps]
+    if high / floor > 8:  # quantiles: one slow first round must not make all others pale
+        cuts = [values[math.ceil(step * len(values)) - 1] for step in steps]
+        return [edge for i, edge in enumerate(cuts) if seconds(edge) not in {seconds(c) for c in cuts[i + 1 :]}]
     return [low + (high - low) * step for step in steps]
 
 
@@ -322,7 +376,7 @@ def reliability(run: Run) -> Panel:
         known = [(c, a, n) for c, a, n in triples if c is not None and a is not None and n and n > 0][:BINS]
         ece = run.last(f"{who}_ece")
         if known:
-            curves.append((who, known, color))
+            curves.append((who, [one for one in known if one[2] >= FEW] or known, color))
             items.append((swatch("line", color, dash), who + ("" if ece is None else f", ECE {ece:.3f}")))
             rows += [[who, percent(c), percent(a), f"{n:,.0f}"] for c, a, n in known]
         if ece is not None:
@@ -331,7 +385,7 @@ def reliability(run: Run) -> Panel:
     answer = f"{asides[0][:1].upper()}{'; '.join(asides)[1:]} (ECE)." if asides else UNKNOWN
     items = items + [(swatch("reference"), "perfectly calibrated")] if items else []
     caption = f"When it says 80% sure, is it right 80% of the time? {answer}"
-    caption += " Larger dots hold more samples." if svg else ""
+    caption += f" Larger dots hold more samples; bins of fewer than {FEW} are not drawn." if svg else ""
     data = data_table(["who", "confidence", "accuracy", "samples"], rows)
     return panel("reliability", "Reliability", caption, svg, items, data)
 
@@ -350,7 +404,7 @@ def confusion(run: Run) -> Panel:
     answer = "It makes no mistake."
     if mistakes:
         n, i, j = mistakes[0]
-        answer = f"Most often {short(names[i], 30)!r} for {short(names[j], 30)!r} ({n:g} times)."
+        answer = f"Most often {short(names[j], 30)!r} answered where {short(names[i], 30)!r} is true ({n:g} times)."
     gathered, labels, cut = _gathered(counts, names)
     svg = charts.confusion_chart(gathered, labels, title="Truth by answer of the student")
     rows = [
@@ -467,14 +521,20 @@ def released(run: Run) -> Panel:
     rows = [
         [
             *(short(plain(row.get(key)), 120) for key in ("what", "form")),
-            size(real(row.get("bytes"))),
+            "a few" if row.get("bytes") is None else size(real(row.get("bytes"))),
             short(plain(row.get("to")), 40),
         ]
         for row in items[:ROWS]
     ]
     note = f"{len(items) - ROWS} more entries are in {SUMMARY}." if len(items) > ROWS else ""
     shown = (
-        DataTable("What left each device", ["what", "form", "bytes", "to"], rows, note, frozenset({0, 1, 3}))
+        DataTable(
+            "What left each device, per round",
+            ["what", "form", "bytes a round", "to"],
+            rows,
+            note,
+            frozenset({0, 1, 3}),
+        )
         if rows
         else None
     )
@@ -483,7 +543,7 @@ def released(run: Run) -> Panel:
         for key in run.clients
     }
     each = [[short(key, 40), size(up), size(down)] for key, (up, down) in totals.items()]
-    caption = "What exactly left each device?"
+    caption = "What exactly left each device, per round?"
     caption += " No message has a field for inputs, labels, weights or gradients." if rows else ""
     data = data_table(["client", "sent in all", "received in all"], each, title="Bytes by client", what="clients")
     return Panel("released", "What left each device", caption, shown=shown, tables=[data])

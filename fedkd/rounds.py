@@ -6,6 +6,7 @@ client before they meet, so the order and the timing of arrivals decide nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from fedkd import metrics
 from fedkd.aggregation import aggregator, in_chunks, stack
 from fedkd.clock import Clock
-from fedkd.codec import decode_release, encode_query
+from fedkd.codec import Known, decode_release, encode_query, peek, remember
 from fedkd.config import Config
 from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
 from fedkd.feedback import Back, Outcome, feedback
@@ -93,6 +94,7 @@ class State:
     teacher: Teacher | None = None
     lesson: Teacher | None = None
     kept: Array | None = None
+    known: dict[int, Known] = field(default_factory=dict)
     reports: list[RoundReport] = field(default_factory=list)
 
 
@@ -133,7 +135,7 @@ class Loop:
         self.state = State(memory=Memory.empty(self.rows, classes))
         self._late: dict[int, tuple[Query, Release]] = {}
         self._late_bytes: dict[str, int] = {}
-        self._queries: dict[int, Query] = {}
+        self._queries: dict[int, tuple[Query, Mapping[int, Query]]] = {}
         if config.resume and checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
@@ -181,6 +183,7 @@ class Loop:
                 teacher,
                 lesson,
                 kept,
+                self._remember(query, collected),
                 [*self.state.reports, report],
             )
             if self.ballots is not None:
@@ -215,15 +218,27 @@ class Loop:
     def _ask(self, exchange: Exchange, query: Query) -> Mapping[str, int]:
         """Send the query with what goes back: one frame for all, or one for each client with a teacher of its own."""
         back = self.state.feedback
-        shared = back if isinstance(back, Teacher) else None
-        own = {} if back is None or isinstance(back, Teacher) else back
-        self._queries = {r: q for r, q in self._queries.items() if r >= query.round - 1} | {query.round: query}
+        shared = replace(query, feedback=back if isinstance(back, Teacher) else None)
+        teachers = {} if back is None or isinstance(back, Teacher) else back
+        own = {key: replace(query, feedback=teacher) for key, teacher in teachers.items()}
+        self._queries = {r: q for r, q in self._queries.items() if r >= query.round - 1} | {query.round: (shared, own)}
+        personal = {str(key): self._framed(mine) for key, mine in own.items()}
+        acknowledged = {str(key): known.round for key, known in self.state.known.items()}
+        return exchange.ask(query.round, self._framed(shared), personal, acknowledged)
 
-        def framed(feedback: Teacher | None) -> bytes:
-            return encode_query(replace(query, feedback=feedback), self.rows, self._broadcast_encoding)
+    def _framed(self, query: Query) -> bytes:
+        form = _form(self.config.broadcast)
+        return encode_query(query, self.rows, form.encoding, coding=form.coding)
 
-        personal = {str(key): framed(teacher) for key, teacher in own.items()}
-        return exchange.ask(query.round, framed(shared), personal, {})
+    def _remember(self, query: Query, collected: Collected) -> dict[int, Known]:
+        """Return what deltas of the next round start from: the last release of each client that answered in time."""
+        known = dict(self.state.known)
+        if "delta" not in _form(self.config.release).coding:
+            return known
+        for key, release in collected.releases.items():
+            if collected.clients.get(str(key), {}).get("status") == "answered":  # in time, that is
+                known[key] = remember(known.get(key), release, query, self.rows)
+        return known
 
     def _ensemble(self, releases: Sequence[Release], rows: Array) -> Array:
         """Return the sharpened soft labels (n, C) of the releases."""
@@ -287,11 +302,14 @@ class Loop:
         on_time = sum(row["status"] == "answered" for row in clients.values())
         heard = any(release.w.any() for release in releases.values()) or not len(query.indices)
         if on_time < need or not heard:
-            reasons = sorted({str(row["error"]) for row in clients.values() if row.get("error")})
-            why = f" Reasons given: {'; '.join(reasons[:3])}." if reasons else ""
+            errors = {name: str(row["error"]) for name, row in clients.items() if row.get("error")}
+            why = "".join(f" {line[0].upper()}{line[1:].rstrip('.')}." for line in folded(errors, len(sent))[:3])
+            why = why if on_time < need else " None of their ballots has any weight."
+            within = f" within {config.deadline:g} s" if waiting else ""
+            saved = " Nothing of the rounds before is lost." if query.round > 1 else ""
             raise QuorumError(
-                f"round {query.round}: {on_time} of {len(sent)} clients answered within {config.deadline:g} s, "
-                f"{need} needed (quorum = {config.quorum:g}).{why} Nothing of the rounds before is lost."
+                f"round {query.round}: {on_time} of {len(sent)} clients answered{within}, "
+                f"{need} needed (quorum = {config.quorum:g}).{why}{saved}"
             )
         return Collected(
             releases, dict(sorted(clients.items(), key=_by_number)), dict(sorted(latency.items(), key=_by_number))
@@ -313,9 +331,12 @@ class Loop:
                 raise FedkdError(reply.error or "no frame")
             if asked is None:
                 return  # older than the round before: too late for anything
-            key, release = decode_release(reply.frame, asked)
+            key = peek(reply.frame).client
             if str(key) != reply.client:
                 raise CodecError(f"answers in the name of client {key}")
+            shared, own = asked
+            answered = own.get(key, shared)
+            _, release = decode_release(reply.frame, answered, known=self.state.known.get(key))
         except FedkdError as error:
             row["error"] = str(error)
             if reply.round == query.round:
@@ -324,7 +345,7 @@ class Loop:
         if reply.round != query.round:
             self._late_bytes[reply.client] = self._late_bytes.get(reply.client, 0) + reply.bytes_up
             if self.config.late:
-                self._late[key] = (asked, release)
+                self._late[key] = (answered, release)
         elif key not in releases:  # the first answer counts; a second one is ignored
             releases[key] = release
             clients[reply.client] = {**row, "status": "answered", "error": None}
@@ -355,12 +376,6 @@ class Loop:
             return None
         sent = prepare(self.config.broadcast, Release(teacher.p, np.ones(len(teacher.p), np.float32)), rng)
         return Teacher(sent.p, teacher.indices)
-
-    @property
-    def _broadcast_encoding(self) -> str:
-        """The encoding that ``broadcast`` ends in: run the chain on nothing."""
-        nothing = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
-        return prepare(self.config.broadcast, nothing, generator(0)).encoding
 
     def _measure(self, teacher: Teacher, fresh: Teacher, collected: Collected) -> dict[str, float | None]:
         test, truth = self.evaluation.test, self.evaluation.truth
@@ -397,6 +412,8 @@ class Loop:
             arrays |= {f"{name}.p": teacher.p, f"{name}.indices": teacher.indices}
         if state.kept is not None:
             arrays["kept"] = state.kept
+        for key, known in state.known.items():
+            arrays |= {f"known.{key}.{name}": array for name, array in known.to_arrays().items()}
         if self.student is not None:
             arrays |= {f"student.{name}": array for name, array in self.student.state().items()}
         header = {"round": state.round, "run": self._identity(), "reports": [asdict(r) for r in state.reports]}
@@ -422,6 +439,7 @@ class Loop:
             teachers.get("teacher"),
             teachers.get("lesson", teachers.get("teacher")),
             arrays.get("kept"),
+            _known(arrays),
             [RoundReport(**report) for report in header["reports"]],
         )
         if self.student is not None:
@@ -449,6 +467,23 @@ def _onto(rows: Array, past: Array, release: Release) -> Release:
     return Release(release.p[place], np.where(known, release.w[place], 0).astype(np.float32), release.event)
 
 
+def folded(errors: Mapping[str, str], asked: int) -> list[str]:
+    """Return one line for each different one of the ``errors`` of clients, the most frequent first.
+
+    >>> folded({"0": "no memory", "2": "no memory", "1": "no disk"}, 4)
+    ['clients 0, 2: no memory', 'client 1: no disk']
+    """
+    who: dict[str, list[str]] = {}
+    for name, error in sorted(errors.items(), key=_by_number):
+        who.setdefault(error.replace(f"of client {name} ", "of this client "), []).append(name)
+    lines = []
+    for error, names in sorted(who.items(), key=lambda item: -len(item[1])):
+        few = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        whose = f"all {asked} clients" if len(names) == asked > 1 else f"client{'s'[: len(names) > 1]} {few}"
+        lines.append(f"{whose}: {error}")
+    return lines
+
+
 def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
     return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])
 
@@ -463,3 +498,20 @@ def _named(state: State) -> dict[str, Teacher]:
     elif state.feedback is not None:
         named |= {f"feedback.{key}": teacher for key, teacher in state.feedback.items()}
     return {name: teacher for name, teacher in named.items() if teacher is not None}
+
+
+def _known(arrays: dict[str, Array]) -> dict[int, Known]:
+    """Return the releases that a checkpoint remembers, by client."""
+    parts: dict[int, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        if name.startswith("known."):
+            _, key, field_ = name.split(".")
+            parts.setdefault(int(key), {})[field_] = array
+    return {key: Known.from_arrays(part) for key, part in parts.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def _form(chain: str) -> Release:
+    """Return how a chain of mechanisms writes: what it makes of nothing."""
+    nothing = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
+    return prepare(chain, nothing, generator(0))

@@ -113,7 +113,9 @@ def warnings(config: Config, board: dict[str, Any]) -> list[str]:
     if student is not None and best is not None and student < best:
         causes = []
         if ensemble is not None and ensemble < best:
-            causes.append("the ensemble is below it too: try expertise = density or sharpen = power")
+            untried = [] if config.expertise.startswith("density") else ["expertise = density"]
+            untried += [] if config.sharpen.startswith("power") else ["sharpen = power"]
+            causes.append("the ensemble is below it too" + (f": try {' or '.join(untried)}" if untried else ""))
         elif ensemble is not None and ensemble - student > 0.03:
             causes.append(
                 "the student lags behind its teacher: raise distill_epochs, enlarge the transfer set or student"

@@ -12,10 +12,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedkd.config import Config
+from fedkd.config import Config, mixed
+from fedkd.errors import QuorumError
 from fedkd.records import RoundReport
+from fedkd.rounds import folded
 from fedkd.units import size
 
+LISTED = 40
+"""Letters that the changed settings may take in the header; where they take more, they are counted."""
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,21 +40,18 @@ class Screen:
             console=self.console,
         )
         self._task = self.progress.add_task("starting workers", total=max(1, config.clients))
+        self._shown = False  # whether the header has been printed: only once there is something to tell
+        self._asked, self._errors = 0, dict[str, str]()
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> Screen:
-        config = self.config
-        self.console.print(f"[bold]fedkd[/bold]  {escape(self.name)}  seed {config.seed}  preset {config.preset}")
-        self.console.print(f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}")
-        self.console.print(f"  clients   {config.clients}: {escape(f'{config.learner}; student {config.student}')}")
-        self.console.print(f"  privacy   [bold red]NONE[/bold red] (protect = {config.protect})")
-        if self.plain:
-            self.console.print(_HEADER)
-        else:
+        if not self.plain:
             self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not any(isinstance(one, QuorumError) for one in exception):  # which names them itself
+            self._tell_errors()
         if not self.plain:
             self.progress.stop_task(self._task)
             self.progress.update(self._task, visible=False)
@@ -58,14 +59,19 @@ class Screen:
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         """Show one event of the run."""
+        if not self._shown:
+            self._shown = True
+            self._header()
         if event == "asked":
             label = f"round {facts['round']}/{self.config.rounds}: clients"
+            self._asked, self._errors = facts["clients"], {}
             self.progress.reset(self._task, total=max(1, facts["clients"]), description=label)
         elif event == "answer":
             self.progress.advance(self._task)
             if facts.get("error"):
-                self.console.print(f"  client {facts['client']}: {facts['error']}", style="yellow", markup=False)
+                self._errors[str(facts["client"])] = str(facts["error"])
         elif event == "distill":
+            self._tell_errors()
             self.progress.update(self._task, description=f"round {facts['round']}/{self.config.rounds}: distilling")
         elif event == "summary":
             label = "training the pooled-data reference" if facts["pooled"] else "scoring"
@@ -75,7 +81,28 @@ class Screen:
             if self.plain:
                 self.console.print(_plain(facts["report"]))
 
+    def _header(self) -> None:
+        config = self.config
+        models = ", ".join(mixed(config.learner)[: config.clients])
+        self.console.print(
+            f"[bold]fedkd[/bold]  {escape(self.name)}  seed {config.seed}  preset {config.preset}"
+            f"{escape(changes(config))}",
+            soft_wrap=True,
+        )
+        self.console.print(f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}")
+        self.console.print(f"  clients   {config.clients}: {escape(f'{models}; student {config.student}')}")
+        self.console.print(f"  privacy   [bold red]NONE[/bold red] (protect = {config.protect})")
+        if self.plain:
+            self.console.print(_HEADER)
+
+    def _tell_errors(self) -> None:
+        for line in folded(self._errors, self._asked):
+            self.console.print(f"  {line}", style="yellow", markup=False, soft_wrap=True)
+        self._errors = {}
+
     def _render(self) -> Group:
+        if not self._shown:
+            return Group(self.progress)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for title in ("round", "student", "ensem", "local", "best", "up/cl", "down/cl", "time", ""):
             table.add_column(title, justify="right")
@@ -84,6 +111,19 @@ class Screen:
         if self.reports:
             table.columns[-1]._cells[-1] = sparkline([r.metrics["student"] for r in self.reports])
         return Group(table, self.progress)
+
+
+def changes(config: Config) -> str:
+    """Return what ``config`` sets otherwise than its preset does, but for what the header says anyway."""
+    plain = Config(preset=config.preset).model_dump()
+    shown = {"preset", "seed", "data", "partition", "transfer", "clients", "learner", "student", "protect"}
+    changed = {
+        key: value
+        for key, value in config.model_dump().items()
+        if value != plain[key] and key not in shown | {"output", "resume"}
+    }
+    listed = "".join(f", {key} = {value}" for key, value in changed.items())
+    return listed if len(listed) <= LISTED else f", {len(changed)} settings changed"
 
 
 def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from fedkd.augment import augment as augmentations
 from fedkd.errors import CheckpointError, ConfigError, FedkdError
 from fedkd.learner import Training
 from fedkd.losses import distill_loss
+from fedkd.schedule import schedule as schedules
 from fedkd.softlabels import Array
 
 T = TypeVar("T")
@@ -77,8 +80,20 @@ class Adam:
 class TorchLearner:
     """A network that learns with Adam. The optimizer starts anew in each call, so nothing but weights must be kept."""
 
-    def __init__(self, network: nn.Module, training: Training, architecture: str) -> None:
-        """Take a network (B, ...) -> logits (B, C); environment variable FEDKD_DEVICE moves it off the CPU."""
+    def __init__(
+        self,
+        network: nn.Module,
+        training: Training,
+        architecture: str,
+        *,
+        augment: str = "none",
+        schedule: str = "constant",
+    ) -> None:
+        """Take a network (B, ...) -> logits (B, C); environment variable FEDKD_DEVICE moves it off the CPU.
+
+        ``augment`` is a chain of :mod:`fedkd.augment` on every batch that is learned, ``schedule`` says how the
+        learning rate goes in each call of ``fit`` and ``distill`` (:mod:`fedkd.schedule`).
+        """
         name = os.environ.get("FEDKD_DEVICE", "cpu")
         try:
             self.device = torch.device(name)
@@ -86,16 +101,18 @@ class TorchLearner:
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"FEDKD_DEVICE: cannot use {name!r}: {str(error).splitlines()[0]}") from None
         self.training, self.architecture = training, architecture
+        self.views = [] if augment == "none" else augmentations.chain(augment)
+        self.schedule = schedules.build(schedule)
         self.parameters = sum(p.numel() for p in network.parameters())
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
         """Minimize the cross entropy of private labels for ``training.epochs`` passes."""
-        label = self._tensor(y)
+        label, batch = self._tensor(y), self._batches(x, rng)
 
-        def loss(z: Tensor, rows: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(z, label[rows])
+        def loss(rows: Array) -> Tensor:
+            return nn.functional.cross_entropy(self.network(batch(rows)), label[self._tensor(rows)])
 
-        self._learn(x, loss, self.training.epochs, rng)
+        self._learn(len(x), loss, self.training.epochs, rng)
 
     def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
         """Minimize the configured distillation loss for ``training.distill_epochs`` passes over rows with w > 0."""
@@ -104,13 +121,15 @@ class TorchLearner:
             return
         teacher = self._tensor(p[counts].astype(np.float32, copy=False))
         weight = self._tensor((w[counts] / w[counts].mean()).astype(np.float32))
+        batch = self._batches(x if len(counts) == len(x) else x[counts], rng)
         each = distill_loss.build(self.training.distill)
 
-        def loss(z: Tensor, rows: Tensor) -> Tensor:
-            total: Tensor = (each(z, teacher[rows]) * weight[rows]).mean()
+        def loss(rows: Array) -> Tensor:
+            i = self._tensor(rows)
+            total: Tensor = (each(self.network(batch(rows)), teacher[i]) * weight[i]).mean()
             return total
 
-        self._learn(x if len(counts) == len(x) else x[counts], loss, self.training.distill_epochs, rng)
+        self._learn(len(counts), loss, self.training.distill_epochs, rng)
 
     def predict(self, x: Array) -> Array:
         """Return soft labels (n, C)."""
@@ -135,21 +154,31 @@ class TorchLearner:
             why = " ".join(str(error).split())
             raise CheckpointError(f"this state is not one of {self.architecture}: {why}") from None
 
-    def _learn(self, x: Array, loss: Callable[[Tensor, Tensor], Tensor], epochs: int, rng: np.random.Generator) -> None:
-        inputs, size = self._tensor(x), self.training.batch_size
+    def _batches(self, x: Array, rng: np.random.Generator) -> Callable[[Array], Tensor]:
+        """Return a function that gives rows of ``x`` as the network shall see them in this step."""
+        if not self.views:
+            inputs = self._tensor(x)
+            return lambda rows: inputs[self._tensor(rows)]
+        return lambda rows: self._tensor(functools.reduce(lambda seen, view: view(seen, rng), self.views, x[rows]))
+
+    def _learn(self, count: int, loss: Callable[[Array], Tensor], epochs: int, rng: np.random.Generator) -> None:
+        """Minimize ``loss(rows)`` over minibatches of ``count`` rows."""
+        size = self.training.batch_size
         optimizer = Adam(self.network.parameters(), self.training.learning_rate)
         self.network.train()
         lone = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules())
         noise = int(rng.integers(2**62))
 
         def passes() -> None:
-            for _ in range(epochs):
-                order = self._tensor(rng.permutation(len(x)))
-                for start in range(0, len(x), size):
+            for epoch in range(epochs):
+                order = rng.permutation(count)
+                for start in range(0, count, size):
                     rows = order[start : start + size]
                     if lone and len(rows) == 1:
                         continue  # batch statistics of one sample do not exist
-                    value = loss(self.network(inputs[rows]), rows)
+                    done = (epoch + start / count) / epochs
+                    optimizer.learning_rate = self.training.learning_rate * self.schedule(done)
+                    value = loss(rows)
                     if not torch.isfinite(value):
                         raise FedkdError(
                             f"training of {self.architecture} diverged: the loss is {value.item()}; "

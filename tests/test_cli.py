@@ -92,6 +92,10 @@ def test_resuming_a_finished_run_changes_nothing(finished):
         (["report", "nothing"], "no run 'nothing'"),
         (["compare", "nothing"], "no run 'nothing'"),
         (["config", "check", "--set", "quorum=2.0"], "quorum = 2.0"),
+        (["config", "check", "--set", "aggregate=trimmed_mean(trim=0.9)"], "'trim' must be in [0, 0.5), got 0.9"),
+        (["run", "--name", "x", "--set", "transfer=split(size=5000)"], "size must be in [1, 1396]"),
+        (["run", "--name", "x", "--set", "learner=site_mdel:make"], "no module named 'site_mdel' here"),
+        (["run", "--name", "x", "--engine", "flower", "--set", "student=site_mdel:make"], "no module named"),
         (["parts", "aggregat"], "Did you mean 'aggregate'?"),
     ],
 )
@@ -102,6 +106,33 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(words, sentence, tmp_path):
     assert done.stderr.startswith("error ")
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.glob("runs/*")), "a start that failed must leave its name free"
+
+
+def test_a_model_that_fails_in_the_first_round_says_where_and_leaves_its_name_free(tmp_path):
+    (tmp_path / "site_model.py").write_text(
+        "class Model:\n    def fit(self, x, y):\n        raise RuntimeError('no rank')\n    def predict(self, x): ...\n"
+    )
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "notes.txt").write_text("mine")
+    words = ["run", "--name", "mine", *SMALL, "--set", "student=none", "--set", "learner=site_model:Model"]
+    done = fedkd(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error round 1: 0 of 3 clients answered, 2 needed (quorum = 0.5). All 3 clients: RuntimeError: no rank "
+        "(site_model.py:3). Traceback: runs/mine/clients.log\n"
+    )
+    assert "RuntimeError" not in done.stdout
+    assert sorted(p.name for p in (tmp_path / "runs" / "mine").iterdir()) == ["clients.log", "notes.txt"]
+    assert 'site_model.py", line 3, in fit' in (tmp_path / "runs/mine/clients.log").read_text()
+    assert "exists already" not in fedkd(*words, cwd=tmp_path).stderr
+
+
+def test_ctrl_c_while_the_program_is_still_being_imported_is_one_word(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    done = fedkd("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_a_name_that_is_taken_is_not_overwritten(finished):
@@ -141,13 +172,14 @@ def journal(run):
     return [{key: row[key] for key in ("round", "metrics", "clients")} for row in rows]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_run_that_was_stopped_resumes_to_the_same_bits(finished, number, code, tmp_path):
     folder, _ = finished
     words = ["run", *SMALL, "--set", "rounds=4", "--name", "run"]
     assert fedkd(*words, cwd=tmp_path).returncode == 0
     (tmp_path / "runs" / "run").rename(tmp_path / "runs" / "whole")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}
     process = subprocess.Popen(
         [sys.executable, "-m", "fedkd", *words], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, bufsize=1,
@@ -159,8 +191,9 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(finished, number, code,
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert "continue with: fedkd resume runs/run" in errors
+        assert not list((tmp_path / "temporary").iterdir())
     done = fedkd("resume", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert journal(tmp_path / "runs" / "run") == journal(tmp_path / "runs" / "whole")

@@ -5,13 +5,27 @@ import math
 import numpy as np
 import pytest
 
+from fedkd import events
 from fedkd import expertise as module
 from fedkd.aggregation import aggregator
 from fedkd.dataset import fingerprint
 from fedkd.errors import SpecError
-from fedkd.expertise import expertise, kth_distance, principal_components
+from fedkd.events import GaussianMechanism, NonPrivate, NoOp
+from fedkd.expertise import (
+    expertise,
+    intrinsic_dimension,
+    kth_distance,
+    nearest,
+    noisy_sketch,
+    principal_components,
+    shapes,
+    space,
+    weigh,
+)
+from fedkd.expertise.sketch import Fourier
 from fedkd.records import TransferSet
 
+SCALE_FREE = ["density", "density_ratio", "gaussian", "knn_density", "private_sketch(sigma=0.0)"]
 P = np.array([[1.0, 0.0], [0.5, 0.5], [0.8, 0.2]], np.float32)
 
 
@@ -20,7 +34,7 @@ def transfer(x):
     return TransferSet(x, fingerprint(x))
 
 
-def weigh(spec, pool, private, *, rows=None, p=None, seed=0):
+def weights_of(spec, pool, private, *, rows=None, p=None, seed=0):
     rows = np.arange(len(pool)) if rows is None else np.asarray(rows)
     p = np.full((len(rows), 2), 0.5, np.float32) if p is None else p
     return expertise.build(spec)(p, rows, transfer(pool), np.asarray(private, np.float32), np.random.default_rng(seed))
@@ -34,19 +48,19 @@ def normal(rows, columns, *, at=0.0, scale=1.0, seed=0):
 
 
 def test_uniform_is_one():
-    assert weigh("uniform", normal(3, 2), normal(4, 2)).tolist() == [1, 1, 1]
+    assert weights_of("uniform", normal(3, 2), normal(4, 2)).tolist() == [1, 1, 1]
 
 
 def test_confidence_by_hand():
-    assert weigh("confidence", normal(3, 2), normal(4, 2), p=P) == pytest.approx([1.0, 0.5, 0.8])
-    assert weigh("confidence(power=2.0)", normal(3, 2), normal(4, 2), p=P) == pytest.approx([1.0, 0.25, 0.64])
+    assert weights_of("confidence", normal(3, 2), normal(4, 2), p=P) == pytest.approx([1.0, 0.5, 0.8])
+    assert weights_of("confidence(power=2.0)", normal(3, 2), normal(4, 2), p=P) == pytest.approx([1.0, 0.25, 0.64])
 
 
 def test_entropy_by_hand():
     # H / ln 2 is 0, 1 and -(.8 log2 .8 + .2 log2 .2) = .7219; the floor is .01.
     share = -(0.8 * math.log2(0.8) + 0.2 * math.log2(0.2))
     expected = [1 / 0.01, 1 / 1.01, 1 / (share + 0.01)]
-    assert weigh("entropy", normal(3, 2), normal(4, 2), p=P) == pytest.approx(expected, rel=1e-5)
+    assert weights_of("entropy", normal(3, 2), normal(4, 2), p=P) == pytest.approx(expected, rel=1e-5)
 
 
 # Distances.
@@ -63,6 +77,28 @@ def test_the_distance_to_the_kth_neighbor_is_that_of_brute_force(k):
 def test_the_distance_of_a_row_to_itself_is_zero_even_far_from_the_origin():
     x = normal(20, 3, at=1000.0)
     assert (kth_distance(x, x, 1) == 0).all()
+
+
+def test_the_nearest_distances_come_in_order():
+    x, to = normal(40, 3), normal(30, 3, seed=1)
+    exact = np.sort(np.linalg.norm(x[:, None].astype(float) - to, axis=2), axis=1)[:, :4]
+    assert nearest(x, to, 4) == pytest.approx(exact, rel=1e-5)
+    assert (nearest(x, to, 4, cells=90) == nearest(x, to, 4)).all()
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 5])
+def test_the_intrinsic_dimension_is_that_of_the_sheet_and_not_of_the_space_around_it(dimensions):
+    flat = np.random.default_rng(0).random((3000, dimensions)).astype(np.float32)
+    sheet = flat @ np.linalg.qr(normal(20, dimensions))[0].T
+    assert intrinsic_dimension(sheet) == pytest.approx(dimensions, rel=0.15)
+    assert intrinsic_dimension(sheet * 1000) == pytest.approx(intrinsic_dimension(sheet), rel=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 30])
+def test_the_intrinsic_dimension_is_a_number_whatever_the_rows(rows):
+    assert intrinsic_dimension(np.ones((rows, 4), np.float32)) == 1.0 or rows == 30
+    assert 1 <= intrinsic_dimension(np.ones((rows, 4), np.float32)) <= 4
+    assert 1 <= intrinsic_dimension(normal(rows, 4)) <= 4
 
 
 def test_no_rows_have_no_distances():
@@ -97,72 +133,369 @@ def test_images_are_taken_as_rows_of_values():
     assert project(x[:2].reshape(2, 3, 2, 2)) == pytest.approx(image[:2], abs=1e-4)
 
 
+# Shapes.
+
+
+def square(at, size=5, *, light=1.0, ground=0.0):
+    x = np.full((1, 1, 28, 28), ground, np.float32)
+    x[..., at : at + size, at : at + size] = light
+    return x
+
+
+def bars(*, across, light=1.0):
+    x = np.zeros((1, 1, 28, 28), np.float32)
+    x[..., ::4, :] = light
+    return x if across else x.transpose(0, 1, 3, 2).copy()
+
+
+def test_the_shapes_of_an_image_are_a_vector_of_cells_and_directions():
+    x = np.random.default_rng(0).random((3, 1, 28, 28)).astype(np.float32)
+    s = shapes(x)
+    assert s.shape == (3, 6 * 6 * 4 * 8)
+    assert s.dtype == np.float32
+    assert (s >= 0).all() and (s <= 1).all()
+    assert (s**4).reshape(3, 36, 32).sum(axis=2).max() <= 1 + 1e-6  # a block has norm one at most, before the root
+    assert (shapes(x[1:2]) == s[1:2]).all()
+
+
+def test_shapes_tell_directions_apart_by_hand():
+    # Bars across the image have gradients up and down only: direction pi / 2, the fifth of eight; the others are empty.
+    across, down = (shapes(bars(across=across)).reshape(36 * 4, 8) for across in (True, False))
+    inner = across.sum(axis=1) > 0
+    assert (across[inner].argmax(axis=1) == 4).all() and across[:, [0, 1, 2, 3, 5, 6, 7]].max() < 1e-3
+    assert (down[inner].argmax(axis=1) == 0).all() and down[:, 1:].max() < 1e-3
+
+
+def test_shapes_see_edges_and_not_brightness():
+    assert shapes(square(8, ground=0.5, light=1.0)) == pytest.approx(shapes(square(8, light=0.5)), abs=1e-5)
+    assert (shapes(square(8, light=0.0)) == 0).all()
+    assert shapes(1 - square(8)) == pytest.approx(shapes(square(8)), abs=1e-3)  # a line and its opposite are one
+    near = np.linalg.norm(shapes(square(8)) - shapes(square(9)))
+    far = np.linalg.norm(shapes(square(8)) - shapes(square(18)))
+    assert near < 0.7 * far
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (4, 9, 30)])
+def test_images_of_any_size_have_shapes(shape):
+    x = np.random.default_rng(0).random((5, *shape)).astype(np.float32)
+    assert np.isfinite(shapes(x)).all()
+    z, project = space(transfer(x), 3)
+    assert z.shape == (5, 3)
+    assert project(x) == pytest.approx(z, abs=1e-4)
+
+
+def test_gray_in_three_channels_is_still_gray():
+    x = np.random.default_rng(0).random((2, 1, 28, 28)).astype(np.float32)
+    assert shapes(np.repeat(x, 3, axis=1)) == pytest.approx(shapes(x), abs=1e-6)
+
+
+def test_what_is_no_image_is_compared_as_it_is():
+    for x in (normal(20, 6), normal(20, 48).reshape(20, 3, 4, 4)):
+        assert (space(transfer(x), 4)[0] == principal_components(transfer(x), 4)[0]).all()
+
+
 # The data as a measure.
 
 
 def test_density_falls_with_the_distance_to_the_data():
     line = np.linspace(0, 10, 50)[:, None]
-    w = weigh("density(bandwidth=1.0)", line, np.zeros((20, 1)))
+    w = weights_of("density(bandwidth=1.0)", line, np.zeros((20, 1)))
     assert (np.diff(w) < 0).all()
     assert w[0] == 1.0
-    assert (np.diff(weigh("density", line, np.zeros((20, 1)))) <= 0).all()
+    assert (np.diff(weights_of("density", line, np.zeros((20, 1)))) <= 0).all()
 
 
 def test_density_by_hand():
     # Rows at 0, 2 .. 18; from each the nearest other is 2 away, so h = 2 * bandwidth = 1. The example is at 21.
     line = 2 * np.arange(10.0)[:, None]
-    w = weigh("density(bandwidth=0.5, neighbors=1)", line, [[21.0]], rows=[9, 8])
+    w = weights_of("density(bandwidth=0.5, neighbors=1)", line, [[21.0]], rows=[9, 8])
     assert w == pytest.approx([math.exp(-3), math.exp(-5)])
     # The second nearest other is 2 away inside and 4 away at both ends: the median is 2. The second example is at 22.
-    w = weigh("density(bandwidth=0.5, neighbors=2)", line, [[20.0], [22.0]], rows=[9])
+    w = weights_of("density(bandwidth=0.5, neighbors=2)", line, [[20.0], [22.0]], rows=[9])
     assert w == pytest.approx([math.exp(-4)])
+
+
+def test_knn_density_by_hand():
+    # Rows on a line, 2 apart: h = 2, one dimension. Examples at 20 and 24, asked is 18: r = 2 and 6, over h 1 and 3.
+    # psi(1) = -.5772 and psi(2) = .4228; the mean of psi(j) - log r_j is -.0772 - log(3) / 2, times sharpness.
+    line = 2 * np.arange(40.0)[:, None]
+    assert intrinsic_dimension(line.astype(np.float32)) == pytest.approx(1.0, abs=0.3)
+    m = intrinsic_dimension(line.astype(np.float32))
+    for sharpness in (1.0, 2.0):
+        w = weights_of(f"knn_density(neighbors=2, sharpness={sharpness})", line, [[20.0], [24.0]], rows=[9])
+        scale = 2.0  # to the second nearest other row: 2 on both sides
+        assert np.log(w) == pytest.approx([sharpness * (-0.0772 - m * np.log(2 / scale * 6 / scale) / 2)], abs=1e-3)
+
+
+def test_knn_density_is_the_density_of_the_data_times_their_number():
+    # A uniform square: a client with four times the examples is four times as dense, one that is spread out a quarter.
+    pool = np.random.default_rng(0).random((2000, 2)).astype(np.float32)
+    inside = np.flatnonzero((np.abs(pool - 0.5) < 0.3).all(axis=1))
+    draw = np.random.default_rng(1)
+    few, many, wide = draw.random((500, 2)), draw.random((2000, 2)), draw.random((500, 2)) * 2 - 0.5
+    m = intrinsic_dimension(pool)
+    spec = f"knn_density(neighbors=10, sharpness={2 / m})"  # two dimensions, whatever the estimate
+    few, many, wide = (np.log(weights_of(spec, pool, one, rows=inside)).mean() for one in (few, many, wide))
+    assert many - few == pytest.approx(math.log(4), abs=0.15)
+    assert few - wide == pytest.approx(math.log(4), abs=0.25)
+
+
+def test_knn_density_is_fair_to_clients_with_fewer_examples_than_neighbors():
+    # One example at 2 h says psi(1) - m log 2; two at 2 h say (psi(1) + psi(2)) / 2 - m log 2: half an example in log.
+    line = np.arange(40.0)[:, None]
+    scale = 3.0  # to the fifth nearest other row
+    m = intrinsic_dimension(line.astype(np.float32))
+    one = weights_of("knn_density(sharpness=1.0)", line, [[20 + 2 * scale]], rows=[20])
+    two = weights_of("knn_density(sharpness=1.0)", line, [[20 + 2 * scale]] * 2, rows=[20])
+    assert np.log(one) == pytest.approx([-0.5772 - m * math.log(2)], abs=1e-3)
+    assert np.log(two) == pytest.approx([-0.0772 - m * math.log(2)], abs=1e-3)
+
+
+def test_knn_density_compares_images_by_shape():
+    # Dark squares left, dark squares right: a light square on the left is left, though its pixels are all different.
+    draw = np.random.default_rng(0)
+    left, right = (np.concatenate([square(at + i % 3, light=-0.5 - i / 40) for i in range(20)]) for at in (4, 16))
+    asked = np.concatenate([square(5), square(17)])
+    pool = np.concatenate([asked, left[:5] + 0, right[:5] + 0, draw.random((30, 1, 28, 28)) * 0.1])
+    ratio = weights_of("knn_density", pool, left, rows=[0, 1]) / weights_of("knn_density", pool, right, rows=[0, 1])
+    assert ratio[0] > 10 and ratio[1] < 0.1
+
+
+def test_a_copy_of_a_sample_counts_much_and_not_everything():
+    pool = normal(200, 3)
+    w = weights_of("knn_density(neighbors=1)", pool, pool[:1])
+    assert w[0] == w.max()
+    assert w.max() < 1e20 and w.min() > 0
+
+
+def test_gaussian_by_hand():
+    # One dimension, transfer variance v = 4 (and mean 0), two examples 0 and 2: mean 1, scatter 2; shrunk by 2 examples
+    # of v the variance is (2 + 2 * 4) / (2 + 2) = 2.5. At T = 1: 2 N(x; 1, 2.5) / N(0; 0, 4) = 2 * exp(-(x-1)^2/5) *
+    # sqrt(4 / 2.5).
+    pool = np.array([[-2.0], [2.0], [-2.0], [2.0]])
+    w = weights_of("gaussian(shrinkage=2.0, temperature=1.0)", pool, [[0.0], [2.0]], rows=[0, 1])
+    expected = [2 * math.exp(-((x - 1) ** 2) / 5) * math.sqrt(4 / 2.5) for x in (-2, 2)]
+    assert w == pytest.approx(expected, rel=1e-3)
+    half = weights_of("gaussian(shrinkage=2.0, temperature=2.0)", pool, [[0.0], [2.0]], rows=[0, 1])
+    assert half == pytest.approx(np.sqrt(expected), rel=1e-3)
+
+
+def test_gaussian_follows_the_direction_in_which_the_data_varies():
+    pool = normal(500, 2)
+    along = np.concatenate([normal(300, 1, seed=1, scale=2.0), normal(300, 1, seed=2, scale=0.1)], axis=1)
+    pool[:2] = [[2, 0], [0, 2]]
+    w = weights_of("gaussian(temperature=1.0)", pool, along, rows=[0, 1])
+    assert w[0] > 100 * w[1]
+
+
+# The gate.
+
+
+def brute_kulsif(private, noise, near, at, width, penalty):
+    """Minimize the least-squares objective of KuLSIF itself, over coefficients of all kernels, by a linear solve."""
+    centers = np.concatenate([noise, near])
+    gauss = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / (2 * width**2))  # noqa: E731
+    k, kn, kp = gauss(centers, centers), gauss(noise, centers), gauss(near, centers)
+    system = kn.T @ kn / len(noise) + penalty * k
+    return gauss(at, centers) @ np.linalg.lstsq(system, kp.mean(axis=0), rcond=1e-13)[0]
+
+
+def test_kulsif_minimizes_its_objective():
+    pool, private = normal(30, 2, scale=3.0), normal(40, 2, seed=1)
+    rng = np.random.default_rng(3)
+    ranked = np.argsort(private @ rng.standard_normal(2, np.float32), kind="stable")[rng.permutation(40)]
+    near, held = private[ranked[:20]], private[ranked[20:]]
+    noise = rng.uniform(pool.min(axis=0), pool.max(axis=0), (30, 2)).astype(np.float32)
+    args = [np.asarray(a, np.float64) for a in (private, noise, near)]
+    on = brute_kulsif(*args, pool.astype(np.float64), 1.0, 30**-0.5)
+    least = np.quantile(brute_kulsif(*args, held.astype(np.float64), 1.0, 30**-0.5), 0.25)
+    w = weights_of("kulsif(width=1.0, auxiliary=30, share=0.5)", pool, private, seed=3)
+    clear = np.abs(on - least) > 1e-3
+    assert clear.sum() > 20
+    assert (w[clear] == (on > least)[clear]).all()
+    assert 0 < w.sum() < 30
+
+
+def test_kulsif_answers_what_is_like_the_private_data_and_abstains_elsewhere():
+    pool = np.concatenate([normal(300, 3), normal(300, 3, at=8.0, seed=1)])
+    w = weights_of("kulsif(width=2.0)", pool, normal(400, 3, seed=2))
+    assert set(np.unique(w)) == {0.0, 1.0}
+    assert 0.6 < w[:300].mean() < 0.9  # the first quartile of its own data is turned away
+    assert w[300:].max() == 0
+    assert weights_of("kulsif(width=2.0, quantile=0.0)", pool, normal(400, 3, seed=2))[:300].mean() > 0.95
+
+
+# The private sketch.
+
+
+def test_two_fourier_features_by_hand():
+    fourier = Fourier(1, 2, 2.0)
+    (frequency,) = fourier.frequencies[0]
+    assert fourier(np.array([[3.0]], np.float32))[0] == pytest.approx(
+        [math.cos(3 * frequency), math.sin(3 * frequency)]
+    )
+
+
+def test_the_inner_product_of_features_is_a_gaussian_kernel():
+    fourier = Fourier(3, 20_000, 1.5)
+    x = normal(6, 3)
+    exact = np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / (2 * 1.5**2))
+    assert fourier(x) @ fourier(x).T == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize("features", [2, 10, 2000])
+def test_one_example_moves_the_sum_by_its_sensitivity_and_no_more(features):
+    fourier = Fourier(4, features, 0.7)
+    assert fourier.sensitivity == pytest.approx(1.0)
+    x = normal(50, 4) * np.logspace(-3, 3, 50, dtype=np.float32)[:, None]
+    x[7], x[8, 0] = np.inf, np.nan  # whatever an example holds
+    rng = np.random.default_rng(0)
+    whole = noisy_sketch(x, fourier, 0.0, rng).total
+    for one in range(50):
+        without = noisy_sketch(np.delete(x, one, axis=0), fourier, 0.0, rng).total
+        moved = np.linalg.norm(whole - without)
+        assert moved <= fourier.sensitivity * (1 + 1e-5)
+        assert moved == pytest.approx(0.0 if one in (7, 8) else fourier.sensitivity, rel=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.7])
+def test_the_noise_of_a_sketch_has_the_scale_that_its_event_claims(sigma):
+    fourier = Fourier(2, 2000, 1.0)
+    x = normal(30, 2)
+    clean = noisy_sketch(x, fourier, 0.0, np.random.default_rng(0)).total
+    draws = []
+    for seed in range(10):
+        sketch = noisy_sketch(x, fourier, sigma, np.random.default_rng(seed))
+        assert sketch.event == GaussianMechanism(noise_multiplier=sigma, sensitivity=fourier.sensitivity)
+        draws.append(sketch.total - clean)
+    noise = np.concatenate(draws)
+    claimed = sigma * fourier.sensitivity
+    # 20,000 draws: the standard deviation is within 2.5 % (five of its own); half or twice the scale is far outside.
+    assert np.std(noise) == pytest.approx(claimed, rel=0.025)
+    assert abs(noise.mean()) < 5 * claimed / math.sqrt(len(noise))
+    beyond = [(np.abs(noise) > t * claimed).mean() for t in (1, 2, 3)]
+    assert beyond == pytest.approx([0.3173, 0.0455, 0.0027], abs=0.012)
+    assert np.abs(draws[0] - draws[1]).max() > 0
+
+
+def test_a_sketch_does_not_touch_the_number_of_examples_of_a_chunk():
+    fourier = Fourier(2, 20, 1.0)
+    x = normal(2500, 2)
+    whole = noisy_sketch(x, fourier, 0.0, np.random.default_rng(0)).total
+    assert whole == pytest.approx(fourier(x).sum(axis=0, dtype=np.float64), rel=1e-4, abs=1e-3)
+
+
+def test_without_noise_the_sketch_finds_the_density_ratio():
+    # Two Gaussians a unit apart: n p_private / p_public = n exp(x - 1/2).
+    pool, private = normal(3000, 1), normal(3000, 1, at=1.0, seed=1)
+    w = weights_of("private_sketch(sigma=0.0, features=400)", pool, private)
+    middle = np.abs(pool[:, 0] - 0.5) < 1.0
+    true = 3000 * np.exp(pool[middle, 0] - 0.5)
+    assert np.median(np.abs(np.log(w[middle] / true))) < 0.2
+    assert np.corrcoef(w[middle], true)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("rows", [300, 30])  # more public rows than features, and fewer
+def test_the_sketch_by_its_own_equation(rows):
+    pool, private = normal(rows, 2), normal(50, 2, at=0.5, seed=1)
+    w = weights_of("private_sketch(sigma=0.0, features=100, floor=1e-9)", pool, private)
+    z, project = space(transfer(pool), 40)
+    distances = np.linalg.norm(z[:, None] - z[None], axis=2)[np.triu_indices(rows, 1)]
+    fourier = Fourier(z.shape[1], 100, 0.5 * np.median(distances))
+    phi, total = fourier(z).astype(np.float64), fourier(project(private)).sum(axis=0, dtype=np.float64)
+    exact = phi @ np.linalg.solve(phi.T @ phi / rows + 1e-4 * np.eye(100), total)
+    clear = exact > 1
+    assert clear.sum() > 10
+    assert w[clear] == pytest.approx(exact[clear], rel=1e-2, abs=0.5)
+
+
+def test_noise_costs_little_where_examples_are_many():
+    pool = np.concatenate([normal(400, 3), normal(400, 3, at=4.0, seed=1)])
+    known = normal(1000, 3, seed=2)
+    w = weights_of("private_sketch", pool, known)
+    assert np.median(w[:400]) > 5 * np.median(w[400:])
+    assert (w != weights_of("private_sketch", pool, known, seed=1)).any()  # the noise is new
+    assert (w == weights_of("private_sketch", pool, known)).all()
+
+
+def test_weights_come_with_what_they_cost():
+    pool, private = normal(20, 2), normal(9, 2, seed=1)
+    p = np.full((20, 2), 0.5, np.float32)
+    for spec in [*expertise.names(), "private_sketch(sigma=2.0)"]:
+        rows = np.arange(20)
+        found = weigh(spec, p, rows, transfer(pool), private, np.random.default_rng(0))
+        assert (found.w == weights_of(spec, pool, private)).all()
+        name = spec.split("(")[0]
+        if name in ("uniform", "confidence", "entropy"):
+            assert found.event == NoOp()
+        elif name == "private_sketch":
+            sigma = 2.0 if "(" in spec else 3.7
+            assert isinstance(found.event, GaussianMechanism)
+            assert found.event.noise_multiplier == sigma
+            assert found.event.sensitivity == pytest.approx(1.0)
+        else:
+            assert found.event == NonPrivate()
+        if name != "uniform" and name not in ("confidence", "entropy"):
+            assert events.epsilon(found.event) == math.inf  # until there is an accountant
+    with pytest.raises(SpecError, match="unknown expertise"):
+        weigh("densty", p, np.arange(20), transfer(pool), private, np.random.default_rng(0))
+
+
+def test_an_event_off_a_frame_claims_nothing():
+    code = events.to_code(GaussianMechanism(noise_multiplier=3.7, sensitivity=1.0))
+    assert code == 2
+    assert events.from_code(code) == GaussianMechanism(noise_multiplier=0.0, sensitivity=math.inf)
+    assert events.epsilon(events.from_code(code)) == math.inf
+
+
+# All that read the data.
 
 
 def test_density_uses_what_neighbors_there_are():
     line = np.arange(10.0)[:, None]
-    assert weigh("density(neighbors=5)", line, [[0.0]])[0] == 1.0
-    assert np.isfinite(weigh("density(neighbors=5)", line[:2], [[0.0]])).all()
+    assert weights_of("density(neighbors=5)", line, [[0.0]])[0] == 1.0
+    assert np.isfinite(weights_of("density(neighbors=5)", line[:2], [[0.0]])).all()
 
 
-@pytest.mark.parametrize("spec", ["density", "density_ratio"])
+@pytest.mark.parametrize("spec", SCALE_FREE)
 def test_the_scale_of_the_inputs_does_not_matter(spec):
     pool, private = normal(300, 5), normal(100, 5, at=0.5, seed=1)
-    one = weigh(spec, pool, private)
-    ten = weigh(spec, pool * 10, private * 10)
+    one = weights_of(spec, pool, private)
+    ten = weights_of(spec, pool * 10, private * 10)
     assert ten == pytest.approx(one, rel=2e-2)
     assert one.max() / one.min() > 3
 
 
-@pytest.mark.parametrize("spec", ["density", "density_ratio"])
+@pytest.mark.parametrize("spec", SCALE_FREE)
 def test_where_the_data_lies_does_not_matter(spec):
     pool, private = normal(300, 5), normal(100, 5, at=0.5, seed=1)
-    assert weigh(spec, pool + 100, private + 100) == pytest.approx(weigh(spec, pool, private), rel=2e-2)
+    assert weights_of(spec, pool + 100, private + 100) == pytest.approx(weights_of(spec, pool, private), rel=2e-2)
 
 
 def test_a_row_far_from_all_data_is_still_an_answer():
-    w = weigh("density", [[0.0], [0.1], [0.2], [1e6]], [[0.0]])
+    w = weights_of("density", [[0.0], [0.1], [0.2], [1e6]], [[0.0]])
     assert 0 < w[3] < w[2]
 
 
 def test_a_transfer_set_of_repeated_rows_has_a_scale_too():
     pool = np.repeat([[0.0], [1.0], [5.0]], [20, 20, 2], axis=0)  # the median distance to a neighbor is zero
-    w = weigh("density", pool, [[0.0]])
+    w = weights_of("density", pool, [[0.0]])
     assert w[0] == 1.0
     assert 0 < w[-1] < w[25] < 1
-    assert weigh("density", pool * 1000, [[0.0]]) == pytest.approx(w)
-    assert np.isfinite(weigh("density_ratio", pool, [[0.0]])).all()
+    assert weights_of("density", pool * 1000, [[0.0]]) == pytest.approx(w)
+    assert np.isfinite(weights_of("density_ratio", pool, [[0.0]])).all()
 
 
 def test_one_and_the_same_row_everywhere_weighs_the_same_everywhere():
-    for spec in ("density", "density_ratio"):
-        w = weigh(spec, np.ones((8, 3)), np.ones((4, 3)))
+    for spec in module.STATIC:
+        w = weights_of(spec, np.ones((8, 3)), np.ones((4, 3)))
         assert np.isfinite(w).all()
         assert np.ptp(w) < 1e-6
 
 
 def test_the_density_ratio_is_above_one_inside_and_below_one_outside():
     pool, private = normal(1500, 2, scale=2.0), normal(1500, 2, scale=1.0, seed=1)
-    w = weigh("density_ratio", pool, private)
+    w = weights_of("density_ratio", pool, private)
     radius = np.linalg.norm(pool, axis=1)
     assert np.median(w[radius < 0.7]) > 1.5
     assert np.median(w[radius > 3]) < 0.3
@@ -171,7 +504,7 @@ def test_the_density_ratio_is_above_one_inside_and_below_one_outside():
 def test_the_density_ratio_is_close_to_the_true_one_in_the_middle():
     # Two Gaussians a unit apart: p_private / p_public = exp(x - 1/2), from e^-1 to 1 for x in -1/2 .. 1/2.
     pool, private = normal(3000, 1), normal(3000, 1, at=1.0, seed=1)
-    w = weigh("density_ratio(penalty=1.0)", pool, private)
+    w = weights_of("density_ratio(penalty=1.0)", pool, private)
     middle = np.abs(pool[:, 0] - 0.5) < 1.0
     true = np.exp(pool[middle, 0] - 0.5)
     assert np.median(np.abs(np.log(w[middle] / true))) < 0.25
@@ -180,14 +513,14 @@ def test_the_density_ratio_is_close_to_the_true_one_in_the_middle():
 
 def test_the_density_ratio_of_the_transfer_set_to_itself_is_one():
     pool = normal(400, 4)
-    assert weigh("density_ratio", pool, pool) == pytest.approx(np.ones(400), rel=1e-4)
+    assert weights_of("density_ratio", pool, pool) == pytest.approx(np.ones(400), rel=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [1e-12, 1e-6, 0.01, 1.0, 1e6])
 @pytest.mark.parametrize("apart", [0.0, 1.0, 100.0])
 def test_the_density_ratio_stays_within_its_range_and_on_its_side(penalty, apart):
     pool, private = normal(200, 3), normal(20, 3, at=apart, seed=1)
-    w = weigh(f"density_ratio(penalty={penalty})", pool, private)
+    w = weights_of(f"density_ratio(penalty={penalty})", pool, private)
     assert (w >= math.exp(-8) * 0.999).all() and (w <= math.exp(8) * 1.001).all()
     if apart == 100.0 and penalty <= 0.01:
         assert np.median(w) < 0.5  # nothing private is anywhere near
@@ -195,15 +528,15 @@ def test_the_density_ratio_stays_within_its_range_and_on_its_side(penalty, apart
 
 def test_the_cache_never_answers_for_another_transfer_set():
     private = normal(10, 2)
-    first = weigh("density", normal(30, 2, seed=1), private)
-    weigh("density", normal(30, 2, seed=2), private)
-    weigh("density(dimensions=1)", normal(30, 2, seed=1), private)
-    assert (weigh("density", normal(30, 2, seed=1), private) == first).all()
+    first = weights_of("density", normal(30, 2, seed=1), private)
+    weights_of("density", normal(30, 2, seed=2), private)
+    weights_of("density(dimensions=1)", normal(30, 2, seed=1), private)
+    assert (weights_of("density", normal(30, 2, seed=1), private) == first).all()
 
 
 def test_a_client_without_data_abstains():
-    for spec in ("density", "density_ratio"):
-        assert weigh(spec, normal(5, 2), np.zeros((0, 2))).tolist() == [0] * 5
+    for spec in module.STATIC - {"private_sketch"}:  # to abstain would tell that it has none
+        assert weights_of(spec, normal(5, 2), np.zeros((0, 2))).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize(
@@ -218,25 +551,46 @@ def test_a_client_without_data_abstains():
         "density_ratio(features=0)",
         "entropy(floor=0)",
         "density(bandwidth=1e999)",
+        "knn_density(sharpness=0)",
+        "gaussian(temperature=-1.0)",
+        "gaussian(shrinkage=0)",
+        "kulsif(width=0)",
+        "private_sketch(floor=0)",
+        "private_sketch(scale=0)",
     ],
 )
 def test_an_option_without_meaning_is_refused(spec):
     name, option = spec.split("(")[0], spec.split("(")[1].split("=")[0]
     with pytest.raises(SpecError, match=f"expertise '{name}': '{option}' must be above 0"):
-        weigh(spec, normal(3, 2), normal(3, 2))
+        weights_of(spec, normal(3, 2), normal(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("kulsif(share=0.6)", r"'share' must be in \(0, 0.5\], got 0.6"),
+        ("kulsif(quantile=1.0)", r"'quantile' must be in \[0, 1\), got 1.0"),
+        ("private_sketch(sigma=-1.0)", "'sigma' must be at least 0 and finite, got -1.0"),
+        ("private_sketch(sigma=1e999)", "'sigma' must be at least 0 and finite, got inf"),
+        ("private_sketch(features=1)", "'features' must be at least 2, got 1"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(spec, message):
+    with pytest.raises(SpecError, match=f"expertise '{spec.split('(')[0]}': {message}"):
+        weights_of(spec, normal(3, 2), normal(3, 2))
 
 
 def test_static_members_are_those_that_do_not_read_the_predictions():
     for name, _ in expertise:
-        one = weigh(name, normal(3, 2), normal(3, 2, seed=1), p=P)
-        other = weigh(name, normal(3, 2), normal(3, 2, seed=1), p=P[[1, 0, 1]])
+        one = weights_of(name, normal(3, 2), normal(3, 2, seed=1), p=P)
+        other = weights_of(name, normal(3, 2), normal(3, 2, seed=1), p=P[[1, 0, 1]])
         if name in module.STATIC:
             assert (one == other).all(), name
         elif name != "uniform":
             assert (one != other).any(), name
 
 
-@pytest.mark.parametrize("spec", ["density", "density_ratio"])
+@pytest.mark.parametrize("spec", ["density", "density_ratio", "gaussian", "knn_density", "private_sketch(sigma=0.5)"])
 def test_two_experts_with_disjoint_classes_teach_the_right_thing_and_their_plain_mean_does_not(spec):
     centers = np.array([[0, 0], [6, 0], [0, 6], [6, 6]], np.float32)
     truth = np.repeat(np.arange(4), 60)
@@ -250,7 +604,7 @@ def test_two_experts_with_disjoint_classes_teach_the_right_thing_and_their_plain
         p = np.full((240, 4), 0.02, np.float32)
         p[np.arange(240), nearest] = 0.94
         ballots.append(p)
-        weights.append(weigh(spec, pool, x))
+        weights.append(weights_of(spec, pool, x))
     mean = aggregator.build("mean")
     plain = mean(np.stack(ballots), np.ones((2, 240), np.float32))
     expert = mean(np.stack(ballots), np.stack(weights))

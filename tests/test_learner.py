@@ -174,6 +174,67 @@ def test_our_adam_is_torchs():
     assert torch.allclose(ours.weight, theirs.weight, atol=1e-6)
 
 
+def torch_learner(shape=(1, 8, 8), *, training=TRAINING, **options):
+    from fedkd import models
+    from fedkd.torch_learner import TorchLearner, seeded
+
+    network = seeded(1, lambda: models.mlp(shape, CLASSES, hidden=16))
+    return TorchLearner(network, training, "mlp", **options)
+
+
+@pytest.mark.parametrize("augment", ["shift(pixels=1)", "flip | shift(pixels=1)"])
+def test_a_network_learns_from_views_of_its_inputs(augment):
+    x, y = images(90, (1, 8, 8))
+    new, truth = images(60, (1, 8, 8), seed=1)
+    before = x.copy()
+    model = torch_learner(augment=augment)
+    model.fit(x, y, rng=generator(0, "fit"))
+    assert (model.predict(new).argmax(axis=1) == truth).mean() > 0.9
+    model = torch_learner(augment=augment)
+    p, w = one_hot(y), np.repeat([1.0, 0.0], 45).astype(np.float32)
+    p[45:] = np.nan
+    model.distill(x, p, w=w, rng=generator(0, "distill"))
+    assert (model.predict(new).argmax(axis=1) == truth).mean() > 0.9
+    assert (x == before).all()
+
+
+def test_views_are_drawn_from_the_stream_that_is_given():
+    x, y = images(40, (1, 8, 8))
+    made = []
+    for name, augment in (("a", "shift"), ("a", "shift"), ("b", "shift"), ("a", "none")):
+        model = torch_learner(augment=augment)
+        model.fit(x, y, rng=generator(0, name))
+        made.append(model.predict(x).tobytes())
+    assert made[0] == made[1]
+    assert len(set(made)) == 3
+
+
+def test_a_constant_schedule_changes_nothing_and_a_falling_one_takes_smaller_steps():
+    import torch
+
+    x, y = images(32, (1, 8, 8))
+    one = Training(epochs=1, batch_size=32, learning_rate=1e-2)  # a single step, at the start: no schedule has begun
+    many = Training(epochs=50, batch_size=32, learning_rate=1e-2)
+    moved = {}
+    for name, training in (("one", one), ("many", many)):
+        for schedule in ("constant", "linear", "cosine"):
+            model = torch_learner(training=training, schedule=schedule)
+            start = torch.cat([p.detach().clone().flatten() for p in model.network.parameters()])
+            model.fit(x, y, rng=generator(0, "fit"))
+            end = torch.cat([p.detach().flatten() for p in model.network.parameters()])
+            moved[name, schedule] = float((end - start).abs().sum())
+    assert moved["one", "constant"] == moved["one", "linear"] == moved["one", "cosine"]
+    assert moved["many", "linear"] < 0.9 * moved["many", "constant"]
+    assert moved["many", "cosine"] < 0.9 * moved["many", "constant"]
+
+
+def test_an_unknown_view_or_schedule_is_refused_when_the_learner_is_made():
+    with pytest.raises(SpecError, match="unknown augmentation 'shfit'. Did you mean 'shift'"):
+        torch_learner(augment="shfit")
+    with pytest.raises(SpecError, match="unknown schedule"):
+        torch_learner(schedule="cosinus")
+
+
 def test_a_network_does_not_load_torchs_compiler():
     code = (
         "import sys, numpy as np\nfrom fedkd.learner import Training, make_learner\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedkd.errors import SpecError
-from fedkd.losses import check, distill_loss
+from fedkd.losses import attention_loss, check, distill_loss, feature_loss
 
 Z = torch.tensor([[0.0, math.log(2), math.log(5)], [0.0, 0.0, 0.0]], dtype=torch.float64)  # softmax: 1/8, 2/8, 5/8; 1/3
 P = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -94,6 +94,33 @@ def test_at_high_temperature_kl_is_logit_matching():
     assert not torch.allclose(gradient("kl", z, p), limit, atol=2e-2)
 
 
+def test_the_gap_to_logit_matching_shrinks_as_one_over_the_temperature():
+    # The next term of the expansion in 1 / T: a hundred times the temperature leaves a hundredth of the gap.
+    z = torch.tensor([[0.3, -0.7, 1.1]], dtype=torch.float64)
+    p = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64)
+    limit = gradient("logit_matching", z, p)
+    gaps = [(gradient(f"kl(temperature={t})", z, p) - limit).norm().item() for t in (10.0, 1000.0)]
+    assert gaps[0] / gaps[1] == pytest.approx(100, rel=0.1)
+
+
+def test_at_high_temperature_the_gradient_is_the_gap_of_centered_logits_over_the_classes():
+    # Hinton et al., eq. 4, by hand: z = (0, 0, 0), v = ln(e^2, e^1, e^0) centered = (1, 0, -1); (z - v) / 3.
+    p = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64).softmax(-1)
+    zero = torch.zeros(1, 3, dtype=torch.float64)
+    expected = pytest.approx([-1 / 3, 0, 1 / 3], abs=1e-3)
+    assert gradient("logit_matching", zero, p)[0].tolist() == expected
+    assert gradient("kl(temperature=1000.0)", zero, p)[0].tolist() == expected
+
+
+def test_only_a_lower_floor_lets_tiny_probabilities_teach():
+    z = torch.zeros(1, 3)
+    near, far = (torch.tensor([[1.0, 1e-8, tiny]]) for tiny in (1e-8, 1e-20))
+    assert loss("kl(temperature=20.0)", z, near) == loss("kl(temperature=20.0)", z, far)
+    assert (
+        loss("kl(temperature=20.0, floor=1e-30)", z, near) < loss("kl(temperature=20.0, floor=1e-30)", z, far)
+    ).all()
+
+
 def test_the_mix_reduces_to_its_parts():
     assert torch.allclose(loss("kl(hard=1.0)"), loss("hard"))
     assert torch.allclose(loss("kl(hard=0.0)"), loss("kl"))
@@ -112,6 +139,7 @@ def test_smoothing_mixes_the_teacher_with_the_uniform_distribution():
         ("kl(temperature=-1)", "'temperature' must be above 0"),
         ("kl(hard=1.5)", r"'hard' must be in \[0, 1\]"),
         ("kl(smoothing=1.0)", r"'smoothing' must be in \[0, 1\)"),
+        ("kl(floor=0.0)", r"'floor' must be in \(0, 1\]"),
         ("kl(temp=1)", "no option 'temp'"),
     ],
 )
@@ -130,3 +158,32 @@ def test_a_temperature_beyond_what_single_precision_resolves_is_refused(temperat
     with pytest.raises(SpecError, match="'temperature' must be at most 1000; 'logit_matching' is the limit"):
         check(f"kl(temperature={temperature})")
     check("kl(temperature=1000)")
+
+
+def test_feature_loss_by_hand():
+    h, t = torch.tensor([[1.0, 0.0], [3.0, 3.0]]), torch.tensor([[0.0, 2.0], [3.0, 3.0]])
+    assert feature_loss(h, t).tolist() == [2.5, 0]
+
+
+def test_attention_loss_by_hand():
+    # One channel (1, 2) against two channels (0, 0) and (0, 2): maps (1, 4) / sqrt(17) and (0, 1).
+    h = torch.tensor([[[[1.0, 2.0]]]])
+    t = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])
+    a = 1 / math.sqrt(17)
+    assert attention_loss(h, t).tolist() == pytest.approx([a**2 + (4 * a - 1) ** 2])
+
+
+def test_attention_does_not_ask_for_the_scale_and_an_empty_map_has_a_gradient():
+    h = torch.rand(2, 3, 4, 4)
+    assert attention_loss(h, 7 * h).tolist() == pytest.approx([0, 0], abs=1e-10)
+    nothing = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    attention_loss(nothing, h).sum().backward()
+    assert torch.isfinite(nothing.grad).all()
+
+
+@pytest.mark.parametrize("transfer", [feature_loss, attention_loss])
+def test_a_step_down_the_gradient_brings_hidden_layers_nearer(transfer):
+    torch.manual_seed(0)
+    h, t = torch.rand(4, 3, 2, 2, requires_grad=True), torch.rand(4, 3, 2, 2)
+    transfer(h, t).sum().backward()
+    assert (transfer(h - 0.1 * h.grad, t) < transfer(h, t)).all()

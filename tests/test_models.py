@@ -54,6 +54,46 @@ def test_mlp_takes_inputs_of_any_shape(shape):
     assert parameters(network) == 6 * (np.prod(shape) + 1) + 4 * 7
 
 
+def test_mlp_grows_layer_by_layer_and_dropout_adds_none():
+    # Hinton et al.: 784 - 1200 - 1200 - 10
+    network = models.build("mlp", (1, 28, 28), 10, hidden=1200, layers=2, dropout=0.5, inputs=0.2)
+    assert parameters(network) == 1200 * 785 + 1200 * 1201 + 10 * 1201
+    shares = [layer.p for layer in network if isinstance(layer, torch.nn.Dropout)]
+    assert shares == [0.2, 0.5, 0.5]  # of the inputs, and of either hidden layer
+    assert not any(isinstance(layer, torch.nn.Dropout) for layer in models.build("mlp", (4,), 3, hidden=5))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 7, 5), (1, 1, 2, 3)])
+def test_our_pooling_is_torchs_with_and_without_a_gradient(shape):
+    torch.manual_seed(0)
+    x = torch.randn(*shape)
+    expected = torch.nn.functional.max_pool2d(x, 2)
+    for form in (torch.contiguous_format, torch.channels_last):
+        laid = x.contiguous(memory_format=form)
+        assert torch.equal(models.MaxPool()(laid), expected)
+        with torch.inference_mode():
+            assert torch.equal(models.MaxPool()(laid), expected)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("lenet", {"dropout": 0.0}), ("cnn", {"width": 6, "hidden": 8})])
+def test_how_weights_lie_in_memory_changes_what_is_learned_by_no_more_than_rounding(kind, options):
+    from fedkd.torch_learner import Adam
+
+    outputs = []
+    for form in (torch.channels_last, torch.contiguous_format):
+        torch.manual_seed(0)
+        network = models.build(kind, (2, 16, 16), 3, **options).to(memory_format=form)
+        x, y = torch.rand(8, 2, 16, 16), torch.arange(8) % 3
+        optimizer = Adam(network.parameters(), 1e-3)
+        for _ in range(5):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        outputs.append(network(x))
+    assert torch.allclose(*outputs, atol=1e-4)
+    assert not torch.allclose(outputs[0], outputs[0][[1, 0, 2, 3, 4, 5, 6, 7]], atol=1e-3)
+
+
 def test_cnn_grows_with_its_options():
     # width 4: 4 (9 + 1) + 8 (36 + 1); 8 maps of 2x2 after two poolings of 8x8; 16 hidden units
     assert parameters(models.build("cnn", (1, 8, 8), 3, width=4, hidden=16)) == 40 + 296 + 16 * 33 + 3 * 17

@@ -1,15 +1,17 @@
 """Mechanisms: what is done to soft labels before they leave."""
 
+import importlib.util
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
 from fedkd.codec import decode_release, encode_release
-from fedkd.errors import SpecError
+from fedkd.errors import ExtraError, SpecError
 from fedkd.events import NonPrivate
 from fedkd.records import Query, Release
-from fedkd.release import prepare, simplex_grid
+from fedkd.release import check, prepare, simplex_grid
 
 A, B = [0.5, 0.3, 0.2], [0.1, 0.15, 0.75]
 
@@ -103,7 +105,89 @@ def test_a_grid_that_the_wire_does_not_know_is_refused(bits):
         prepare(f"quantize(bits={bits})", release([A]), rng())
 
 
+def test_top_k_by_hand():
+    # A: .5 and .3 of .8 are .625 and .375, both halves. B: .75 and .15 of .9; 1/6 rounds down to 0x3155, 1365 / 8192.
+    sent = prepare("top_k(k=2)", release([A, B]), rng())
+    assert sent.p.tolist() == [[0.625, 0.375, 0], [0, 1365 / 8192, 1 - 1365 / 8192]]
+    assert sent.encoding == "top2"
+    assert prepare("top_k(k=1)", release([A, B]), rng()).p.tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 64])
+def test_top_k_keeps_the_most_probable_and_sums_to_one_exactly(k):
+    p = np.concatenate([rng().dirichlet(np.ones(20) * 0.2, 300), np.full((1, 20), 0.05)]).astype(np.float32)
+    sent = prepare(f"top_k(k={k})", release(p), rng())
+    assert (sent.p.sum(axis=1, dtype=np.float64) == 1).all()
+    assert (sent.p.argmax(axis=1) == p.argmax(axis=1)).all()
+    kept = np.argsort(-p, axis=1, kind="stable")[:, :k]
+    exact = np.zeros((301, 20))
+    np.put_along_axis(exact, kept, np.take_along_axis(p, kept, axis=1), axis=1)
+    exact /= exact.sum(axis=1, keepdims=True)
+    assert (sent.p[exact == 0] == 0).all()
+    down = exact - sent.p
+    np.put_along_axis(down, kept[:, :1], 0, axis=1)
+    assert down.min() >= -1e-7
+    assert down.max() < 2**-12
+    assert (prepare(f"top_k(k={k})", sent, rng()).p == sent.p).all()
+
+
+@pytest.mark.parametrize("k", [0, 65])
+def test_a_number_of_classes_that_the_wire_does_not_know_is_refused(k):
+    with pytest.raises(SpecError, match=rf"'k' must be in 1..64, got {k}"):
+        prepare(f"top_k(k={k})", release([A]), rng())
+
+
+def test_weights_by_hand():
+    w = np.array([0.5, 0.2, 0.0, 2.0**-30], np.float32)
+    sent = prepare("weights(bits=4)", Release(np.array([A] * 4, np.float32), w), rng())
+    assert sent.w.tolist() == [0.5, 0.25, 0.0, 2.0**-15]  # powers of two, and the last of fifteen places
+    assert (sent.weight_bits, sent.encoding) == (4, "float32")
+    assert prepare("weights(bits=1)", Release(sent.p, w), rng()).w.tolist() == [1, 1, 0, 1]
+    with pytest.raises(SpecError, match="'bits' must be in 1..8, got 9"):
+        prepare("weights(bits=9)", sent, rng())
+
+
+def test_marks_change_nothing_but_the_coding_wherever_they_stand():
+    plain = prepare("weights | quantize(bits=3)", release([A, B]), rng())
+    for chain in ("delta | range_code | weights | quantize(bits=3)", "weights | range_code | quantize(bits=3) | delta"):
+        marked = prepare(chain, release([A, B]), rng())
+        assert marked.coding == {"delta", "range_code"}
+        assert (marked.p == plain.p).all()
+        assert (marked.w == plain.w).all()
+        assert (marked.encoding, marked.weight_bits, marked.event) == (plain.encoding, 6, plain.event)
+
+
+@pytest.mark.parametrize(
+    "chain", ["range_code", "float32 | range_code", "range_code | argmax | float16", "top_k | range_code"]
+)
+def test_floats_cannot_be_range_coded(chain):
+    with pytest.raises(SpecError, match="'range_code' needs labels or a grid, got (float|top)"):
+        prepare(chain, release([A]), rng())
+    with pytest.raises(SpecError, match="'range_code' needs labels or a grid"):
+        check(chain)
+
+
+def test_a_chain_is_checked_without_a_release():
+    check("float16 | argmax | delta | range_code | weights(bits=4)")
+    with pytest.raises(SpecError, match="one part between two '|' is empty"):
+        check("")
+    with pytest.raises(SpecError, match="must be in 1..8"):
+        check("quantize(bits=12)")
+
+
+def test_compression_names_what_it_lacks(monkeypatch):
+    if importlib.util.find_spec("zstandard"):
+        assert prepare("float16 | zstd", release([A]), rng()).coding == {"zstd"}
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ExtraError, match=r"'zstd' needs zstandard.*fedkd\[light\]"):
+        check("float16 | zstd")
+
+
 CHAINS = [
+    "top_k(k=2) | quantize(bits=3)",
+    "quantize(bits=3) | top_k(k=2) | weights | delta",
+    "argmax | range_code | weights",
+    "top_k | quantize(bits=5) | range_code",
     "float16 | float32",
     "quantize(bits=4) | float16",
     "argmax | float16",

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from fedkd import rounds
-from fedkd.codec import decode_query, encode_release
+from fedkd.codec import decode_query, encode_release, remember
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, ConfigError, QuorumError
 from fedkd.records import Release, TransferSet
+from fedkd.release import prepare
 from fedkd.rounds import Evaluation, Loop, Reply
 from fedkd.softlabels import one_hot
 
@@ -365,7 +366,8 @@ def test_bytes_are_those_of_the_frames():
     net = Network(truthful, truthful)
     report = loop(settings(rounds=1)).run(net)[0]
     assert report.metrics["bytes_down"] == 2 * len(net.frames[0])
-    assert report.clients["0"]["bytes_up"] == 36 + 2 + ROWS * CLASSES * 4
+    (size,) = {row["bytes_up"] for row in report.clients.values()}
+    assert ROWS * CLASSES * 4 < size < ROWS * CLASSES * 4 + 40
 
 
 @pytest.mark.parametrize("share", [0.07, 0.14, 0.55])
@@ -506,3 +508,81 @@ def test_class_keyed_ballots_have_a_row_for_each_class_and_need_no_student():
     back = decode_query(net.personal[1]["0"], TRANSFER.fingerprint, CLASSES).feedback
     assert back.indices.tolist() == [0, 1, 2]
     assert back.p[1] == pytest.approx([0.1, 0.8, 0.1], abs=1e-6)
+
+
+# Deltas against what the server has acknowledged.
+
+DELTA = {"release": "argmax | delta | range_code", "broadcast": "argmax"}
+
+
+def coded(query, client, known):
+    """An honest client that sends deltas."""
+    release = prepare(DELTA["release"], truthful(query, client), np.random.default_rng(0))
+    return encode_release(release, query, client, known=known), release
+
+
+class Remembering(Network):
+    """Clients that keep what they sent, as ``fedkd.client`` does; ``lost`` are (client, round) that never arrive."""
+
+    def __init__(self, clients, lost=()):
+        super().__init__(*[truthful] * clients)
+        self.lost, self.sent, self.sizes = set(lost), {}, []
+
+    def ask(self, round_, frame, personal, acknowledged):
+        self.acknowledged.append(dict(acknowledged))
+        self.now = round_
+        for client in range(len(self.behaviors)):
+            query = decode_query(personal.get(str(client), frame), TRANSFER.fingerprint, ROWS)
+            base = acknowledged.get(str(client), 0)
+            known = next((k for k in self.sent.get(client, []) if k.round == base), None)
+            reply, release = coded(query, client, known)
+            self.sent[client] = [k for k in [known, remember(known, release, query, ROWS)] if k is not None]
+            self.sizes.append((round_, client, len(reply)))
+            if (client, round_) not in self.lost:
+                self.waiting.append(
+                    (round_, Reply(round_, str(client), reply, None, 0.5, len(reply), 0.1, str(client)))
+                )
+        return {str(client): len(frame) for client in range(len(self.behaviors))}
+
+
+def test_the_server_acknowledges_the_last_release_that_it_has():
+    net = Remembering(3, lost=[(1, 2)])
+    reports = loop(settings(rounds=4, deadline=1.0, grace=1.0, **DELTA)).run(net)
+    assert net.acknowledged == [{}, {"0": 1, "1": 1, "2": 1}, {"0": 2, "1": 1, "2": 2}, {"0": 3, "1": 3, "2": 3}]
+    assert [r.metrics["answered"] for r in reports] == [3, 2, 3, 3]
+    assert reports[-1].metrics["ensemble"] == 1.0
+
+
+def test_a_client_that_forgot_sends_all_and_is_understood():
+    net = Remembering(2)
+    this = loop(settings(rounds=3, **DELTA))
+    this.step(net)
+    net.sent = {}
+    report = this.step(net)
+    assert report.metrics["answered"] == 2
+    assert report.metrics["ensemble"] == 1.0
+
+
+def test_a_delta_from_a_release_that_the_server_never_had_costs_its_client_one_round():
+    class Ahead(Remembering):
+        def ask(self, round_, frame, personal, acknowledged):
+            return super().ask(
+                round_, frame, personal, {**acknowledged, "0": round_ - 1} if round_ == 3 else acknowledged
+            )
+
+    net = Ahead(3, lost=[(0, 2)])
+    reports = loop(settings(rounds=4, deadline=1.0, grace=1.0, **DELTA)).run(net)
+    assert reports[2].clients["0"]["status"] == "failed"
+    assert "needs the release of round 2" in reports[2].clients["0"]["error"]
+    assert reports[3].clients["0"]["status"] == "answered"
+
+
+def test_a_resumed_server_knows_what_it_had_acknowledged(tmp_path):
+    whole, first = Remembering(2), Remembering(2)
+    loop(settings(rounds=3, **DELTA)).run(whole)
+    path = tmp_path / "checkpoint.safetensors"
+    loop(settings(rounds=2, **DELTA), checkpoint=path).run(first)
+    this = loop(settings(rounds=3, output=str(tmp_path), resume=True, **DELTA), checkpoint=path)
+    this.run(first)
+    assert first.acknowledged == whole.acknowledged
+    assert first.sizes == whole.sizes

@@ -22,6 +22,7 @@ from fedkd.errors import CodecError, ConfigError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
 from fedkd.flower.strategy import FederatedDistillation
+from fedkd.preflight import describe
 from fedkd.rundir import DEPLOYMENT, RunDirectory
 
 log = logging.getLogger("fedkd")
@@ -45,8 +46,10 @@ def answer_query(message: Message, context: Context) -> Message:
         return Message(error_content(key, text), reply_to=message)
     except Exception as error:  # a user's model may raise anything
         log.exception("client %s failed", key)
-        # Only the type leaves: the text of a foreign exception may quote private data.
-        return Message(error_content(key, type(error).__name__), reply_to=message)
+        # From a device only the type leaves: the text of a foreign exception may quote private data. A simulation has
+        # none, and whoever runs it wrote the model.
+        text = describe(error) if "data" not in context.node_config else type(error).__name__
+        return Message(error_content(key, text), reply_to=message)
 
 
 def serve(grid: Grid, context: Context) -> None:

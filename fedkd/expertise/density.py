@@ -1,0 +1,124 @@
+"""Expertise as the density of a client's own data around a sample."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedkd.expertise.plain import above_zero, expertise
+from fedkd.expertise.space import intrinsic_dimension, kth_distance, nearest, principal_components, space
+from fedkd.expertise.space import typical_distance as typical
+from fedkd.records import TransferSet
+from fedkd.softlabels import Array
+
+RANGE = 80.0
+"""Weights stay within e^-RANGE .. e^RANGE, which single precision can hold: to be far away is not to be silent."""
+
+
+@expertise
+def density(
+    p: Array,
+    rows: Array,
+    transfer: TransferSet,
+    private: Array,
+    rng: np.random.Generator,
+    *,
+    bandwidth: float = 0.1,
+    neighbors: int = 5,
+    dimensions: int = 40,
+) -> Array:
+    """Count a ballot by exp(-d / h), d the distance to the k-th nearest private example.
+
+    Distances are taken in the ``dimensions`` leading principal components of the transfer set, which everyone can
+    compute; h is ``bandwidth`` times the median distance of the transfer set to its own k-th neighbor, so it needs
+    no tuning to the scale of the inputs. Range (0, 1]; a client without data abstains.
+    """
+    above_zero("density", bandwidth=bandwidth, neighbors=neighbors, dimensions=dimensions)
+    if not len(private):
+        return np.zeros(len(rows), np.float32)
+    public, project = principal_components(transfer, dimensions)
+    k = min(neighbors, len(private))
+    scale = typical(public, (transfer.fingerprint, dimensions), neighbors)
+    w = np.exp(-kth_distance(public[rows], project(private), k) / (bandwidth * scale))
+    return np.maximum(w, np.finfo(np.float32).tiny, dtype=np.float32)
+
+
+@expertise
+def knn_density(
+    p: Array,
+    rows: Array,
+    transfer: TransferSet,
+    private: Array,
+    rng: np.random.Generator,
+    *,
+    neighbors: int = 5,
+    dimensions: int = 80,
+    sharpness: float = 1.5,
+) -> Array:
+    """Count a ballot by the density n_k p_k(x) of the client's data, from its nearest examples, to a power.
+
+    The j-th of n_k examples lies at a distance r_j with log(n_k p_k(x)) = psi(j) - m log r_j + const on average, m the
+    intrinsic dimension of the data and psi the digamma function; the mean over the ``neighbors`` nearest is taken
+    (Loftsgaarden and Quesenberry, 1965). Distances are those between shapes where inputs are images, in ``dimensions``
+    principal components of the transfer set; m is that of the transfer set too, so nothing needs tuning to the data.
+    ``sharpness`` above 1 makes up for what m is underestimated by. Range e^-80 .. e^80; a client without data abstains.
+    """
+    above_zero("knn_density", neighbors=neighbors, dimensions=dimensions, sharpness=sharpness)
+    if not len(private):
+        return np.zeros(len(rows), np.float32)
+    public, project = space(transfer, dimensions)
+    k = min(neighbors, len(private))
+    scale = typical(public, (transfer.fingerprint, dimensions, "space"), neighbors)
+    r = nearest(public[rows], project(private), k) / scale
+    log_r = np.log(np.maximum(r, 0.1)).mean(axis=1)  # a copy of the sample must not silence all others for good
+    digamma = np.cumsum(np.concatenate([[-np.euler_gamma], 1 / np.arange(1, k)])).mean()
+    log_density = digamma - intrinsic_dimension(public) * log_r
+    return np.asarray(np.exp(np.clip(sharpness * log_density, -RANGE, RANGE)), np.float32)
+
+
+@expertise
+def gaussian(
+    p: Array,
+    rows: Array,
+    transfer: TransferSet,
+    private: Array,
+    rng: np.random.Generator,
+    *,
+    dimensions: int = 80,
+    shrinkage: float = 30.0,
+    temperature: float = 4.0,
+) -> Array:
+    """Count a ballot by the Gaussian density n_k N(x; mean, covariance) of the client's data, to the power 1 / T.
+
+    The mean and covariance of the private data are all that is remembered of it, taken between shapes where inputs are
+    images, in ``dimensions`` principal components of the transfer set. The covariance is mixed with that of the
+    transfer set as if the latter were ``shrinkage`` further examples. ``temperature`` allows for data that is no single
+    Gaussian. Range e^-80 .. e^80; a client without data abstains.
+    """
+    above_zero("gaussian", dimensions=dimensions, shrinkage=shrinkage, temperature=temperature)
+    if not len(private):
+        return np.zeros(len(rows), np.float32)
+    public, project = space(transfer, dimensions)
+    z = project(private).astype(np.float64)
+    center = public.mean(axis=0, dtype=np.float64)
+    common = _scatter(public - center) / len(public)
+    ridge = (1e-6 * np.trace(common) / len(common) or 1.0) * np.eye(len(common))  # a transfer set may be one point
+    common = common + ridge
+    mean = z.mean(axis=0)
+    covariance = (_scatter(z - mean) + shrinkage * common) / (len(z) + shrinkage)
+    asked = public[rows].astype(np.float64)
+    # Relative to the transfer set's own density at its center, so that numbers are of moderate size.
+    log_w = np.log(len(z)) + _log_normal(asked - mean, covariance) - _log_normal(np.zeros((1, len(common))), common)
+    return np.asarray(np.exp(np.clip(log_w / temperature, -RANGE, RANGE)), np.float32)
+
+
+def _scatter(x: Array) -> Array:
+    """Return the sum of outer products (d, d) of rows ``x`` (n, d)."""
+    x = x.astype(np.float64)
+    return np.asarray(x.T @ x)
+
+
+def _log_normal(x: Array, covariance: Array) -> Array:
+    """Return the log-density (n,) of rows ``x`` (n, d) under N(0, covariance), up to the constant in 2 pi."""
+    root = np.linalg.cholesky(covariance)
+    z = np.linalg.solve(root, x.T)
+    return np.asarray(-0.5 * (z**2).sum(axis=0) - np.log(np.diag(root)).sum())

@@ -1,0 +1,163 @@
+"""The space in which private and public data are compared: it is made of the transfer set alone, so everyone has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fedkd.records import TransferSet
+from fedkd.softlabels import Array
+
+WIDE = 1024
+"""Inputs of more values than this get their principal components from at most 2000 rows."""
+
+CHUNK = 1000
+"""Rows that are worked on at a time."""
+
+Project = Callable[[Array], Array]
+
+_PCA: dict[tuple[Any, ...], tuple[Array, Project]] = {}
+_SCALE: dict[tuple[Any, ...], float] = {}
+
+
+def principal_components(transfer: TransferSet, dimensions: int) -> tuple[Array, Project]:
+    """Return the transfer set in its leading principal components, (M, d), and the map that takes inputs there."""
+    return _components(transfer, dimensions, _flat)
+
+
+def space(transfer: TransferSet, dimensions: int) -> tuple[Array, Project]:
+    """Return the transfer set (M, d) in the principal components of its shapes, and the map that takes inputs there.
+
+    Inputs that are no images of at least 8 x 8 have no shapes: they are compared as they are.
+    """
+    image = transfer.inputs.ndim == 4 and min(transfer.inputs.shape[2:]) >= 8
+    return _components(transfer, dimensions, shapes if image else _flat)
+
+
+def shapes(x: Array, *, cells: int = 7, bins: int = 8) -> Array:
+    """Return histograms of oriented gradients (N, D), square-rooted, of images (N, channels, height, width).
+
+    Edge strength by direction (``bins``, a line and its opposite are one) in up to ``cells`` x ``cells`` cells, each
+    block of 2 x 2 cells normalized (Dalal and Triggs, 2005); the root makes Euclidean distance the Hellinger distance.
+    Blind to brightness and small shifts, so that near means alike far more often than among pixels. Nothing is
+    fitted: everyone computes the same numbers. Range [0, 1].
+    """
+    n, _, height, width = x.shape
+    cells = min(cells, height // 2, width // 2)
+    gx, gy = np.zeros(x.shape, np.float32), np.zeros(x.shape, np.float32)
+    gx[..., 1:-1] = x[..., 2:] - x[..., :-2]
+    gy[..., 1:-1, :] = x[..., 2:, :] - x[..., :-2, :]
+    strength = np.hypot(gx, gy)
+    strongest = strength.argmax(axis=1)[:, None]  # the channel with the clearest edge speaks for the pixel
+    gx, gy, strength = (np.take_along_axis(a, strongest, axis=1)[:, 0] for a in (gx, gy, strength))
+    angle = np.arctan2(gy, gx) % np.pi * (bins / np.pi)
+    low = angle.astype(np.int64)
+    share = (angle - low) * strength  # what goes to the next direction
+    place = (np.arange(height) * cells // height)[:, None] * cells + np.arange(width) * cells // width
+    cell = (np.arange(n)[:, None, None] * cells**2 + place) * bins
+    size = n * cells**2 * bins
+    histogram = np.bincount((cell + low % bins).ravel(), (strength - share).ravel(), size)
+    histogram += np.bincount((cell + (low + 1) % bins).ravel(), share.ravel(), size)
+    h = np.maximum(histogram, 0).astype(np.float32).reshape(n, cells, cells, bins)
+    block = np.concatenate([h[:, :-1, :-1], h[:, 1:, :-1], h[:, :-1, 1:], h[:, 1:, 1:]], axis=3)
+    block /= np.sqrt((block**2).sum(axis=3, keepdims=True) + 0.1)  # of a flat block the noise is not blown up
+    return np.asarray(np.sqrt(block).reshape(n, -1))
+
+
+def nearest(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:
+    """Return the Euclidean distances (n, k) of rows ``x`` (n, d) to their k nearest rows of ``to`` (N, d), ascending.
+
+    k is in 1..N. At most about ``cells`` distances are in memory at once.
+    """
+    center = to.mean(axis=0)  # of no effect on a distance, but what is far from zero loses its last digits in a square
+    x, to = x - center, to - center
+    squares = (to**2).sum(axis=1)
+    found = np.empty((len(x), k), np.float32)
+    chunk = max(1, cells // max(len(to), k * x.shape[1]))
+    for start in range(0, len(x), chunk):
+        part = x[start : start + chunk]
+        d2 = part @ to.T  # squared distance up to a constant of the row: enough to find the neighbors
+        d2 *= -2
+        d2 += squares
+        neighbor = np.argpartition(d2, k - 1, axis=1)[:, :k]
+        # Taken anew from the difference: the sum above cancels, and equal rows would be some way apart.
+        found[start : start + chunk] = np.sqrt(((part[:, None] - to[neighbor]) ** 2).sum(axis=2))
+    return np.sort(found, axis=1)
+
+
+def kth_distance(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:
+    """Return the Euclidean distance (n,) of rows ``x`` (n, d) to their k-th nearest row of ``to`` (N, d), k in 1..N."""
+    return nearest(x, to, k, cells=cells)[:, k - 1]
+
+
+def typical_distance(public: Array, key: tuple[Any, ...], neighbors: int) -> float:
+    """Return the median distance of rows of ``public`` (M, d) to their k-th nearest other row; ``key`` names them."""
+    scale = _SCALE.get((*key, neighbors))
+    if scale is None:
+        probe = public[:: max(1, len(public) // 1000)]  # a thousand rows fix a median well enough
+        k = min(neighbors + 1, len(public))  # the nearest row is the row itself
+        distance = kth_distance(probe, public, k)
+        scale = float(np.median(distance)) or float(distance.mean()) or 1.0  # most rows may be there twice
+        _SCALE.clear()
+        _SCALE[(*key, neighbors)] = scale
+    return scale
+
+
+def intrinsic_dimension(public: Array, *, neighbors: int = 10) -> float:
+    """Return on how many dimensions rows ``public`` (M, d) lie, from 1 to d: few for images, whatever their size.
+
+    In m dimensions a ball holds r^m points, so 1/m is the mean of log(r_k / r_j) over neighbors j < k (Levina and
+    Bickel, 2004, averaged as MacKay and Ghahramani advise). From at most a thousand rows.
+    """
+    k = min(neighbors, len(public) - 1)
+    if k < 2:
+        return 1.0
+    r = nearest(public[:: max(1, len(public) // 1000)], public, k + 1)[:, 1:]
+    r = r[r[:, 0] > 0]  # of rows that are there twice nothing can be said
+    inverse = float(np.log(r[:, -1:] / r[:, :-1]).mean()) if len(r) else np.inf
+    return float(np.clip(1 / max(inverse, 1e-9), 1.0, public.shape[1]))
+
+
+def _components(transfer: TransferSet, dimensions: int, features: Project) -> tuple[Array, Project]:
+    key = (transfer.fingerprint, dimensions, features)
+    found = _PCA.get(key)
+    if found is None:
+        x = transfer.inputs
+        wide = features(x[:1]).shape[1] > WIDE
+        sample = features(x[:: -(-len(x) // 2000)] if wide else x)
+        center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        project = partial(_project, features, center, _leading(sample, center, dimensions))
+        found = (project(x), project)
+        _PCA.clear()  # one transfer set at a time is what a process serves
+        _PCA[key] = found
+    return found
+
+
+def _leading(flat: Array, center: Array, dimensions: int) -> Array:
+    """Return the leading directions (d, dimensions or fewer) of rows ``flat`` (M, d) about ``center`` (d,)."""
+    width = flat.shape[1]
+    if width <= WIDE:
+        scatter = np.zeros((width, width))
+        for start in range(0, len(flat), CHUNK):
+            part = (flat[start : start + CHUNK] - center).astype(np.float64)
+            scatter += part.T @ part
+        return np.asarray(np.linalg.eigh(scatter)[1][:, ::-1][:, :dimensions], np.float32)
+    # Wide inputs: a (d, d) matrix would not fit, but the few directions that count are sums of rows.
+    part = (flat - center).astype(np.float64)
+    variances, mixes = np.linalg.eigh(part @ part.T)
+    kept = np.flatnonzero(variances > 1e-9 * variances[-1])[::-1][:dimensions]
+    return np.asarray(part.T @ mixes[:, kept] / np.sqrt(variances[kept]), np.float32)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(len(x), -1)
+
+
+def _project(features: Project, center: Array, basis: Array, x: Array) -> Array:
+    z = np.empty((len(x), basis.shape[1]), np.float32)
+    for start in range(0, len(x), CHUNK):
+        z[start : start + CHUNK] = (features(x[start : start + CHUNK]) - center) @ basis
+    return z

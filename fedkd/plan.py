@@ -1,0 +1,405 @@
+"""What a run will send, before anything is loaded or trained: dummy answers through the real codec, set beside FedAvg.
+
+Selections are the real ones with the run's own random streams, soft labels and weights are noise. Frames that are no
+shorter for soft labels that are easy to guess are predicted to the byte; all others are bounded from above.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fedkd import dataset, transfer
+from fedkd.client import Answer, spec_of
+from fedkd.codec import encode_query, encode_release, remember
+from fedkd.config import Config
+from fedkd.errors import DataError
+from fedkd.expertise import GATES, STATIC
+from fedkd.flower.messages import answer_content, query_content, size_of
+from fedkd.learner import learner
+from fedkd.memory import Memory, Pool
+from fedkd.random import generator
+from fedkd.records import Query, Release, Teacher
+from fedkd.registry import parse
+from fedkd.release import prepare
+from fedkd.select import Selection, select
+from fedkd.softlabels import Array, normalize
+from fedkd.units import size
+
+FINGERPRINT = "00" * 32
+SEARCHED = 100_000
+"""Rounds in which we look for the one from which FedAvg is cheaper, or dearer."""
+GUESSED = {"delta", "range_code", "zstd"}
+"""What makes a frame shorter by as much as its content can be guessed."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A data set by its measures: train ``rows``, the ``shape`` of one, ``classes``, bytes of a value as it is kept."""
+
+    rows: int
+    shape: tuple[int, ...]
+    classes: int
+    width: int = 1
+
+
+KNOWN = {
+    "digits": Stored(1397, (1, 8, 8), 10, 4),
+    "mnist": Stored(60_000, (1, 28, 28), 10),
+    "fashion_mnist": Stored(60_000, (1, 28, 28), 10),
+    "cifar10": Stored(50_000, (3, 32, 32), 10),
+    "cifar100": Stored(50_000, (3, 32, 32), 100),
+}
+"""Data sets whose measures need no look at their files."""
+TORCHVISION = {
+    "MNIST": KNOWN["mnist"],
+    "FashionMNIST": KNOWN["mnist"],
+    "KMNIST": KNOWN["mnist"],
+    "CIFAR10": KNOWN["cifar10"],
+    "CIFAR100": KNOWN["cifar100"],
+}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes of one client in one round: messages as Flower serializes them, and the frames in them.
+
+    ``rows`` are asked, ``back`` come back with the query (None: no teacher does).
+    """
+
+    rows: int
+    back: int | None
+    up: int
+    up_frame: int
+    down: int
+    down_frame: int
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """What averaging weights would send each way per client and round, float32; None where it is not known.
+
+    ``of`` names the architecture; ``why`` says why FedAvg cannot run in this federation, or is not known.
+    """
+
+    each_way: int | None
+    of: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The bytes of a run, round by round for one client; ``bounds`` are reasons why it may come to less."""
+
+    config: Config
+    transfer: Stored
+    rounds: tuple[Sent, ...]
+    fedavg: FedAvg
+    bounds: tuple[str, ...] = ()
+
+    @property
+    def handed_out(self) -> int:
+        """The bytes of the transfer set, which every client needs once before the first round."""
+        if self.config.keys == "classes":
+            return 0
+        return self.transfer.rows * math.prod(self.transfer.shape) * self.transfer.width
+
+    @property
+    def up(self) -> int:
+        """The bytes that a client sends in all rounds."""
+        return sum(sent.up for sent in self.rounds)
+
+    @property
+    def down(self) -> int:
+        """The bytes that a client receives in all rounds."""
+        return sum(sent.down for sent in self.rounds)
+
+    def table(self) -> Table:
+        """Return the prediction for a terminal: the cold first round, warm rounds on average, and all rounds."""
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=_CAPTION, caption_justify="left")
+        table.add_column("", no_wrap=True)
+        for head in ("rows", "up/client", "frame", "down/client", "frame", "all clients"):
+            table.add_column(head, justify="right", no_wrap=True)
+        first, warm, clients = self.rounds[0], self.rounds[1:], self.config.clients
+        table.add_row("round 1", *_row([first], clients))
+        if warm:
+            table.add_row("round 2" if len(warm) == 1 else f"rounds 2-{len(self.rounds)}", *_row(warm, clients))
+            table.add_row("in all", *_row(self.rounds, clients, every=True))
+        return table
+
+    def sentences(self) -> list[str]:
+        """Return what else there is to know: the transfer set, bounds, and FedAvg."""
+        rows, shape = self.transfer.rows, "x".join(map(str, self.transfer.shape))
+        lines = [f"transfer set: {size(self.handed_out)} to each client, once ({rows} rows of {shape})"]
+        if not self.handed_out:
+            lines = ["transfer set: none is asked about"]
+        elif _carried(self.config):
+            lines[0] += "; fedkd carries it, so nothing is handed out"
+        lines += [f"upper bound: {reason}" for reason in self.bounds]
+        return lines + self._against_fedavg()
+
+    def cheaper(self, start: int = 0) -> tuple[bool, int | None]:
+        """Return whether this run has cost less than FedAvg after round 1, and from which round on that is reversed.
+
+        ``start`` bytes are spent before. Rounds beyond the plan cost as much as its last one. None: it never is.
+        """
+        if self.fedavg.each_way is None:
+            return True, None
+        return turn([sent.up + sent.down for sent in self.rounds], 2 * self.fedavg.each_way, start)
+
+    def _against_fedavg(self) -> list[str]:
+        each, why = self.fedavg.each_way, self.fedavg.why
+        if each is None:
+            return [f"FedAvg is not compared: {why}" if self.fedavg.of else f"FedAvg is impossible here ({why})"]
+        ours, theirs = (self.up + self.down) / len(self.rounds), 2 * each
+        ratio = f"{_times(theirs / ours)} more" if theirs >= ours else f"{_times(ours / theirs)} less"
+        who = f"FedAvg is impossible here ({why}); with {self.fedavg.of} for all it" if why else "FedAvg"
+        lines = [f"{who} would send {size(each)} each way: {ratio} than this run in an average round"]
+        counted = {"messages": 0}
+        if self.handed_out and not _carried(self.config):
+            counted["messages and transfer set"] = self.handed_out
+        for words, start in counted.items():
+            if len(self.rounds) == 1:
+                lines.append(f"{words}: as much as {(self.up + self.down + start) / theirs:.2g} rounds of FedAvg")
+            else:
+                lines.append(_turning(*self.cheaper(start), words))
+        return lines
+
+
+def plan(config: Config) -> Plan:
+    """Return what a run of ``config`` will send, as far as that can be known before."""
+    data = measures(config.data, labeled=True)
+    public = transfer_measures(config, data)
+    sent = plan_rounds(config, public.rows, data.classes)
+    return Plan(config, public, tuple(sent), fedavg(config, data.shape, data.classes), tuple(_bounds(config)))
+
+
+def measures(spec: str, *, labeled: bool = False) -> Stored:
+    """Return rows, shape and classes of a data set: from a table where they are known, else by loading it."""
+    built = dataset.dataset.build(spec)
+    name, _ = parse(spec)
+    if name in KNOWN:
+        return KNOWN[name]
+    if name == "torchvision" and built.keywords.get("name", "MNIST") in TORCHVISION:
+        return TORCHVISION[built.keywords.get("name", "MNIST")]
+    whole = dataset.load(spec) if labeled else dataset.read(spec)
+    return Stored(len(whole.x), whole.x.shape[1:], whole.classes, whole.x.dtype.itemsize)
+
+
+def transfer_measures(config: Config, data: Stored) -> Stored:
+    """Return the measures of the transfer set."""
+    built = transfer.check(config.transfer)
+    if not transfer.is_cut(config.transfer):
+        return measures(config.transfer)
+    rows = int(built.keywords.get("size", inspect.signature(built.func).parameters["size"].default))
+    if not 1 <= rows < data.rows:
+        raise DataError(
+            f"transfer {config.transfer!r}: size must be in [1, {data.rows - 1}] for {data.rows} train rows, got {rows}"
+        )
+    return replace(data, rows=rows)
+
+
+def plan_rounds(config: Config, rows: int, classes: int) -> list[Sent]:
+    """Return what one client sends and gets in each round, for a transfer set of ``rows`` rows."""
+    rows = classes if config.keys == "classes" else rows
+    dummies = _Dummies(config, rows, classes)
+    memory, back = Memory.empty(rows, 1), None  # selections look at what was asked when, never at a teacher
+    seen = np.zeros(rows, bool)
+    found: dict[tuple[int, ...], Sent] = {}
+    sent = []
+    for round_ in range(1, config.rounds + 1):
+        chosen = _selection(config, memory, round_, classes)
+        ask = chosen.ask
+        # Two rounds alike in these numbers have frames of the same size; large plans are mostly such rounds.
+        alike = (len(ask), -1 if back is None else len(back), int(seen[ask].sum()), (round_.bit_length() - 1) // 7)
+        if alike not in found:
+            found[alike] = dummies.sizes(round_, ask, back, seen)
+        sent.append(found[alike])
+        seen[ask] = True
+        memory = memory.count(ask).learn(Teacher(np.zeros((len(ask), 1), np.float32), ask), round_)
+        learned = np.union1d(chosen.learn, memory.recent(round_, config.replay)) if config.replay > 1 else chosen.learn
+        known = learned[memory.stamp[learned] > 0]
+        back = _back(config.feedback, ask, known)
+        memory = memory.forget(chosen.forget)
+    return sent
+
+
+def turn(ours: Sequence[int], theirs: int, start: int = 0) -> tuple[bool, int | None]:
+    """Return whether ``start + ours[0] <= theirs``, and the first round at which the sums compare the other way.
+
+    ``ours`` (rounds,) goes on with its last value, ``theirs`` is the same in each round. None: they never do.
+    """
+    total, first = start + ours[0], start + ours[0] <= theirs
+    for round_ in range(2, SEARCHED + 1):
+        total += ours[min(round_, len(ours)) - 1]
+        if (total <= round_ * theirs) != first:
+            return first, round_
+    return first, None
+
+
+def fedavg(config: Config, shape: tuple[int, ...], classes: int) -> FedAvg:
+    """Return what FedAvg would send with the clients' architecture; with the student's where they have several."""
+    specs = sorted({spec_of(config, k) for k in range(config.clients)})
+    if len(specs) == 1:
+        count = parameters(specs[0], shape, classes)
+        if count is None:
+            return FedAvg(None, specs[0], f"how many parameters {specs[0]} has, only torch can tell")
+        if count:
+            return FedAvg(4 * count, specs[0])
+        why = f"{specs[0]} is refitted in each round, not averaged"
+    else:
+        why = f"{len(specs)} different architectures"
+    count = parameters(config.student, shape, classes) if config.student != "none" else 0
+    return FedAvg(4 * count if count else None, config.student if count else "", why)
+
+
+def parameters(spec: str, shape: tuple[int, ...], classes: int) -> int | None:
+    """Return how many numbers FedAvg would send of a learner: 0 if none, None if that takes more than arithmetic.
+
+    Counts weights and biases of the networks in :mod:`fedkd.models` without importing torch.
+    """
+    name = spec.partition(":")[0].partition("(")[0].strip()
+    if name not in learner.names() or name == "torchvision":
+        return None
+    built = learner.build(spec)
+    given = {p.name: p.default for p in inspect.signature(built.func).parameters.values()} | built.keywords
+    if name == "mlp":
+        return _dense([math.prod(shape), *[given["hidden"]] * given.get("layers", 1), classes])
+    if name not in ("cnn", "lenet"):
+        return 0
+    least = {"cnn": 4, "lenet": 16}[name]
+    if len(shape) != 3 or min(shape[1:]) < least:
+        return None
+    if name == "lenet":
+        flat = 20 * math.prod(((side - 4) // 2 - 4) // 2 for side in shape[1:])
+        return (25 * shape[0] + 1) * 10 + (25 * 10 + 1) * 20 + _dense([flat, 50, classes])
+    width = given["width"]
+    flat = 2 * width * math.prod(side // 4 for side in shape[1:])
+    return int((9 * shape[0] + 1) * width + (9 * width + 1) * 2 * width + _dense([flat, given["hidden"], classes]))
+
+
+class _Dummies:
+    """Soft labels (M, C) and weights (M,) of a client that no model has made, and the frames that they would fill."""
+
+    def __init__(self, config: Config, rows: int, classes: int) -> None:
+        rng = generator(0, "plan")
+        self.config, self.rows, self.classes = config, rows, classes
+        self.p = normalize(rng.exponential(size=(rows, classes))).astype(np.float32)  # flat on the simplex: no guess
+        self.w = np.exp(rng.normal(scale=3.0, size=rows)).astype(np.float32)
+        if config.keys == "classes":
+            self.w = (np.arange(rows) % 2).astype(np.float32)
+        elif parse(config.expertise)[0] == "uniform":
+            self.w = np.ones(rows, np.float32)
+
+    def sizes(self, round_: int, ask: Array, back: Array | None, seen: Array) -> Sent:
+        """Return the bytes of a query for the rows ``ask`` with ``back``, and of its answer."""
+        config, key = self.config, self.config.clients - 1
+        query = Query(round_, ask, self.classes, FINGERPRINT)
+        down = encode_query(query, self.rows)
+        if back is not None:
+            told = self._prepared(config.broadcast, self.p[back], np.ones(len(back), np.float32))
+            query = replace(query, feedback=Teacher(told.p, back))
+            ways = {frozenset[str](), told.coding - {"zstd"}}
+            down = max((encode_query(query, self.rows, told.encoding, coding=way) for way in ways), key=len)
+        release, known = self._release(round_, ask), None
+        if "delta" in release.coding and round_ > 1:
+            rows = np.flatnonzero(seen)
+            before = Query(round_ - 1, rows, self.classes, FINGERPRINT)
+            known = remember(None, self._release(round_ - 1, rows), before, self.rows)
+        coded = [release, replace(release, coding=release.coding - {"range_code"})]
+        up = max((encode_release(one, query, key, known=known) for one in coded), key=len)
+        answer = Answer(up, 0.5 if config.evaluate else None)
+        asked = query_content(down, round_ - 1 if "delta" in release.coding else 0)
+        length = None if back is None else len(back)
+        return Sent(len(ask), length, size_of(answer_content(answer)), len(up), size_of(asked), len(down))
+
+    def _release(self, round_: int, rows: Array) -> Release:
+        """Return what the client says of ``rows``: in each round another class, of all rows."""
+        w = self.w
+        if parse(self.config.expertise)[0] not in STATIC and self.config.expertise != "uniform":
+            w = np.roll(w, round_)
+        return self._prepared(self.config.release, np.roll(self.p, round_, axis=1)[rows], w[rows])
+
+    def _prepared(self, chain: str, p: Array, w: Array) -> Release:
+        release = prepare(chain, Release(p, w), generator(0, "plan", "release"))
+        return replace(release, coding=release.coding - {"zstd"})  # noise is as long compressed
+
+
+def _selection(config: Config, memory: Memory, round_: int, classes: int) -> Selection:
+    """Return the rows of a round as the server would draw them, if the student knew nothing and erred everywhere."""
+    if config.keys == "classes":
+        everything = np.arange(classes)
+        return Selection(everything, everything, everything[:0])
+    rng = generator(config.seed, "server", "round", round_, "select")
+
+    def flat(rows: Array) -> Array:
+        return np.full((len(rows), classes), 1 / classes, np.float32)
+
+    def wrong() -> Array:
+        return np.ones(len(memory.asked), bool)
+
+    student, labeled = config.student != "none", config.labels != "none"
+    pool = Pool(memory, round_, flat if student else None, wrong if labeled else None)
+    chosen: Selection = select.build(config.select)(pool, rng)
+    return chosen
+
+
+def _back(feedback: str, ask: Array, known: Array) -> Array | None:
+    """Return the rows that go back with the next query: what the student learned, or what was asked."""
+    name = parse(feedback)[0]
+    if name == "none":
+        return None
+    return known if name in ("teacher", "student") else ask
+
+
+def _bounds(config: Config) -> list[str]:
+    found = []
+    for key in ("release", "broadcast"):
+        empty = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
+        guessed = sorted(GUESSED & set(prepare(getattr(config, key), empty, generator(0)).coding))
+        if guessed and not (key == "broadcast" and config.feedback == "none"):
+            found.append(f"{key} has {' and '.join(guessed)}, which send less the better labels can be guessed")
+    if parse(config.select)[0] == "wrong":
+        found.append("only rows that the student gets wrong are asked")
+    if parse(config.expertise)[0] in GATES:
+        found.append("rows of which all clients abstain do not go back")
+    if config.keys == "classes":
+        found.append("a client that holds all classes sends no weights")
+    return found
+
+
+def _carried(config: Config) -> bool:
+    return config.data == "digits" and transfer.is_cut(config.transfer)
+
+
+def _dense(widths: Sequence[int]) -> int:
+    """Return weights and biases of dense layers between ``widths``."""
+    return sum((before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
+
+
+def _row(sent: Sequence[Sent], clients: int, *, every: bool = False) -> list[str]:
+    over = 1 if every else len(sent)
+    up, up_frame = (sum(getattr(s, key) for s in sent) / over for key in ("up", "up_frame"))
+    down, down_frame = (sum(getattr(s, key) for s in sent) / over for key in ("down", "down_frame"))
+    asked = f"{sum(s.rows for s in sent) / over:.0f}"
+    return [asked, *map(size, (up, up_frame, down, down_frame, clients * (up + down)))]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2g} times" if ratio < 99.5 else f"{ratio:,.0f} times"
+
+
+def _turning(first: bool, round_: int | None, counted: str) -> str:
+    ours, theirs = ("this run", "FedAvg") if first else ("FedAvg", "this run")
+    if round_ is None:
+        return f"{counted}: {ours} is cheaper, however many rounds there are"
+    return f"{counted}: {ours} is cheaper up to round {round_ - 1}, {theirs} from round {round_} on"
+
+
+_CAPTION = "up, down: as Flower serializes messages, frame: our part; several rounds: one on average."

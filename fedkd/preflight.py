@@ -1,0 +1,102 @@
+"""What can be known to fail before a run starts: its data, its shares, its models. One clear line instead of K.
+
+Nothing is computed in vain: the federation is cached for the run that follows, and the server needs torch anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+import traceback
+
+import numpy as np
+
+from fedkd.client import training_of
+from fedkd.config import Config, mixed
+from fedkd.errors import ConfigError, DataError, FedkdError, SpecError
+from fedkd.federation import Federation, federation
+from fedkd.learner import make_learner
+from fedkd.memory import Memory, Pool
+from fedkd.select import select
+
+ABSENT = re.compile(r"(?:\w+\.)*(\w+)\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.+)")
+"""How Python says that a function was not given what it wants."""
+LONGEST = 300
+"""Letters of a foreign exception's text that are shown."""
+
+
+def check_data(config: Config) -> Federation:
+    """Return the federation of ``config``; raise :class:`DataError` unless it can be loaded, cut and dealt.
+
+    Loads no framework. Tries the first selection, too, which must fit the transfer set.
+    """
+    try:
+        shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
+    except OSError as error:
+        raise DataError(f"data {config.data!r}: cannot read {error.filename}: {error.strerror}") from None
+    if config.labels != "none" and shared.truth is None:
+        raise ConfigError(f"labels = {config.labels!r} needs a transfer set with labels, got {config.transfer!r}")
+    if config.keys == "samples":
+        rows, classes = len(shared.transfer), shared.dataset.classes
+        pool = Pool(
+            Memory.empty(rows, classes),
+            1,
+            (lambda asked: np.full((len(asked), classes), 1 / classes)) if config.student != "none" else None,
+            (lambda: np.ones(rows, bool)) if config.labels != "none" else None,
+        )
+        select.build(config.select)(pool, np.random.default_rng(0))
+    return shared
+
+
+def check_models(config: Config, shared: Federation) -> None:
+    """Build one learner of each kind in the mix, and the student, for the data at hand; raise the first error.
+
+    This imports the frameworks that they need and calls a user's factory once more than the run does.
+    """
+    specs = [*mixed(config.learner)[: config.clients], *([] if config.student == "none" else [config.student])]
+    for spec in dict.fromkeys(specs):
+        try:
+            make_learner(
+                spec,
+                shape=shared.transfer.inputs.shape[1:],
+                classes=shared.dataset.classes,
+                training=training_of(config, distill_epochs=config.distill_epochs),
+                seed=0,
+            )
+        except FedkdError:
+            raise
+        except Exception as error:  # a user's factory may raise anything
+            raise SpecError(f"learner {spec!r}: {unoffered(error, spec) or describe(error)}") from None
+
+
+def unoffered(error: Exception, spec: str) -> str | None:
+    """Return what the factory of ``spec`` wants and cannot have, if that is what ``error`` says."""
+    found = ABSENT.fullmatch(str(error)) if isinstance(error, TypeError) else None
+    if found is None or found[1] != spec.rpartition(":")[2]:
+        return None
+    return f"{found[1]}() wants {found[2]}; fedkd offers shape, classes, seed"
+
+
+def describe(error: BaseException) -> str:
+    """Return type, message and place of an exception on one line: "ValueError: no such width (model.py:12)".
+
+    The place is the innermost line of code that is neither fedkd's nor an installed package's: the user's own.
+    """
+    said = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {said[:LONGEST]}" if said else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({os.path.relpath(error.filename)}:{error.lineno})"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return f"{text} ({os.path.relpath(own[-1].filename)}:{own[-1].lineno})" if own else text
+
+
+def _is_users(filename: str) -> bool:
+    path = os.path.abspath(filename)
+    paths = sysconfig.get_paths()
+    foreign = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    ours = os.path.dirname(os.path.abspath(__file__))
+    return not filename.startswith("<") and not any(
+        path.startswith(os.path.join(folder, "")) for folder in (*foreign, sys.base_prefix + "/lib", ours)
+    )
