@@ -289,7 +289,7 @@ def _context(query: Query, base: Known | None, *, taught: bool) -> Context:
 
 
 def _rows_equal(symbols: Array, others: Array | None) -> Array:
-    """Return for which rows (n,) the symbols are the same, bit for bit."""
+    """Return for which rows (n,) the symbols are the same."""
     if others is None:
         return np.zeros(len(symbols), bool)
     return np.asarray((symbols == others).all(axis=tuple(range(1, symbols.ndim))))

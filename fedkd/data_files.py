@@ -168,13 +168,19 @@ def _expect_zip(path: Path) -> None:
     )
 
 
+def _channels_last(x: Array) -> bool:
+    """Whether (N, a, b, c) reads as color or gray images with channels last; c = 4 (with alpha) only for bytes."""
+    last = (1, 3, 4) if x.dtype == np.uint8 else (1, 3)
+    return x.shape[3] in last and x.shape[1] not in (1, 3, x.shape[3])
+
+
 def as_rows(x: Array, what: str) -> Array:
     """Return ``x`` as uint8 or float32 rows, images channels first: (N, H, W) gets C = 1, channels last are turned."""
     if x.ndim < 2 or x.dtype.kind not in "iufb":
         raise DataError(f"{what} must be numbers of shape (N, d), (N, H, W) or (N, C, H, W), got {x.dtype} {x.shape}")
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+    elif x.ndim == 4 and _channels_last(x):
         x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and that is refused later
         return x if x.dtype == np.uint8 else x.astype(np.float32)

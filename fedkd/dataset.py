@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,9 @@ def load(spec: str) -> Dataset:
     data = read(spec)
     if not data.classes:
         raise DataError(f"data {spec!r} has no labels: it can be a transfer set, but not data")
-    return data if len(data.x_test) else _cut_test(data, round(TEST_SHARE * len(data.x)))
+    data = data if len(data.x_test) else _cut_test(data, round(TEST_SHARE * len(data.x)))
+    _warn_of_odd_labels(data)
+    return data
 
 
 @functools.lru_cache(maxsize=4)
@@ -324,6 +327,22 @@ def _class_numbers(labels: Array, names: tuple[str, ...], what: str) -> Array:
     if labels.dtype.kind not in "iub":
         raise DataError(f"{what} must be class numbers or names, got {labels.dtype} such as {labels[:1].tolist()}")
     return labels.astype(np.int64)
+
+
+def _warn_of_odd_labels(data: Dataset) -> None:
+    """Warn where numbers do not look like classes 0, 1, 2, ...: unused ones become outputs that nothing teaches.
+
+    No error: a small sample of data with many classes may well lack some. A client's own file is not looked at.
+    """
+    name, seen = data.name, np.unique(np.concatenate([data.y, data.y_test]))
+    unused = data.classes - len(seen)
+    if len(seen) == 1:
+        warnings.warn(f"{name}: all rows have the label {seen[0]}: one class alone is nothing to learn", stacklevel=2)
+    elif unused:
+        warnings.warn(
+            f"{name}: {unused} of its {data.classes} classes have no row; number the classes 0, 1, 2, ... or give names as text",
+            stacklevel=2,
+        )
 
 
 def _checked(data: Dataset, spec: str) -> Dataset:

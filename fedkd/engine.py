@@ -30,7 +30,12 @@ def run_in_process(
         state = Path(config.output) / "clients" if config.output else Path(scratch)
 
         def node_config(k: int) -> Mapping[str, Any]:
-            return {"partition-id": k, "num-partitions": config.clients, "state-dir": str(state)}
+            return {
+                "partition-id": k,
+                "num-partitions": config.clients,
+                "state-dir": str(state),
+                "simulated": True,
+            }
 
         if config.output:
             RunDirectory(Path(config.output)).note("inprocess", command)

@@ -89,7 +89,8 @@ def attention_loss(h: Tensor, h_teacher: Tensor) -> Tensor:
     """
     ours, its = (one.pow(2).mean(1).flatten(1) for one in (h, h_teacher))
     ours, its = (one / one.norm(dim=-1, keepdim=True).clamp_min(FLOOR) for one in (ours, its))
-    return (ours - its).pow(2).sum(-1)
+    distance: Tensor = (ours - its).pow(2).sum(-1)
+    return distance
 
 
 def check(spec: str) -> None:

@@ -151,3 +151,26 @@ def test_comparing_imports_no_heavy_library(runs):
     )
     done = subprocess.run([sys.executable, "-c", code, *map(str, runs)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_runs_on_different_data_are_not_ranked(runs):
+    for path, name in zip(runs, ("digits", "mine.npz"), strict=True):
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps(summary | {"data": {"name": name, "test": 400}}))
+    comparison = compare_runs(runs)
+    assert not comparison.same_data
+    assert "cannot be ranked" in comparison.notes[0]
+    page = comparison.html()
+    assert "none of them is the best" in page and "The best student is that" not in page
+
+
+def test_a_tie_names_both(tmp_path):
+    runs = [_run(tmp_path / name, [0.8]) for name in ("one", "two")]
+    assert compare_runs(runs).tied == ["two"]
+    assert "one and two tie for the best student" in compare_runs(runs).html()
+
+
+def test_settings_that_do_not_fit_the_row_are_told_in_full_below_the_table(tmp_path):
+    runs = [_run(tmp_path / str(i), [0.8], config={key: f"{key}{i}" for key in "abcde"}) for i in range(2)]
+    text = _printed(compare_runs(runs))
+    assert "2 more" in text and "a = a1, b = b1, c = c1, d = d1, e = e1" in text

@@ -160,7 +160,7 @@ def test_a_pool_without_labels_can_be_read_but_is_no_data(tmp_path):
         ({"x": rows(), "y": np.zeros(19, int)}, "20 inputs but 19 labels"),
         ({"x": np.full((4, 2), np.nan), "y": [0, 1, 0, 1]}, "NaN or infinity in 4 of 4 rows"),
         ({"x": np.array([[1e300], [0]]), "y": [0, 1]}, "NaN or infinity in 1 of 2 rows"),
-        ({"x": rows(2), "y": [-1, 0]}, "labels must be in 0 .. 0 and below 100000, got -1"),
+        ({"x": rows(2), "y": [-1, 0]}, "labels must be 0 or above, got -1"),
         ({"x": rows(2), "y": [0, 700_000]}, "got 700000; is this column a class"),
         ({"x": rows(2), "y": [0.5, 1.0]}, "must be class numbers or names, got float64"),
         ({"x": rows(2), "y": np.zeros((2, 3), int)}, r"must have shape \(N,\), got \(2, 3\)"),
@@ -514,3 +514,26 @@ def test_every_data_set_is_documented_and_fails_with_an_error_of_ours(name, monk
 def test_an_unknown_data_set_names_the_nearest():
     with pytest.raises(SpecError, match="unknown data set 'digit'. Did you mean 'digits'?"):
         load("digit")
+
+
+def test_labels_that_do_not_count_up_and_a_single_class_are_warned_of(tmp_path):
+    gaps = save_npz(tmp_path / "gaps.npz", x=rows(3), y=[0, 50, 100])
+    with pytest.warns(UserWarning, match="98 of its 101 classes have no row"):
+        assert load(gaps).classes == 101
+    single = save_npz(tmp_path / "single.npz", x=rows(2), y=[0, 0])
+    with pytest.warns(UserWarning, match="all rows have the label 0"):
+        load(single)
+
+
+def test_images_with_alpha_are_turned_channels_first(tmp_path):
+    x = np.zeros((2, 16, 16, 4), np.uint8)
+    assert load(save_npz(tmp_path / "a.npz", x=x, y=[0, 1])).x.shape[1:] == (4, 16, 16)
+
+
+def test_what_is_no_npz_is_named_in_our_words(tmp_path):
+    np.save(tmp_path / "bare.npy", np.zeros((2, 3)))
+    (tmp_path / "text.csv").write_text("1,2,3")
+    with pytest.raises(DataError, match="is not a .npz file but a .npy file, one bare array; write one with"):
+        load(f"npz:{tmp_path / 'bare.npy'}")
+    with pytest.raises(DataError, match="is not a .npz file but something else"):
+        load(f"npz:{tmp_path / 'text.csv'}")

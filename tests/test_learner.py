@@ -564,3 +564,16 @@ def test_a_users_estimator_need_not_take_weights(own, estimator):
     model.distill(public, one_hot(answers), w=np.ones(60, np.float32), rng=generator(0, "feedback"))
     model.fit(x, y, rng=generator(1, "fit"))
     assert (model.predict(images(10, (1, 8, 8), seed=3, labels=[1] * 10)[0]).argmax(axis=1) == 1).all()
+
+
+def test_what_is_no_function_is_not_suggested_as_itself(tmp_path, monkeypatch):
+    (tmp_path / "wrong_kind.py").write_text("h = 3")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match="'h' of wrong_kind is int, not a function") as caught:
+        make_learner("wrong_kind:h", shape=(4,), classes=2, training=Training(), seed=0)
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_a_bare_module_is_told_how_to_name_its_function():
+    with pytest.raises(SpecError, match=r"unknown learner 'bad_model'.*bad_model:function, as in module:function"):
+        check("bad_model")

@@ -143,14 +143,15 @@ def test_in_a_simulation_an_error_of_the_users_model_is_told_with_its_place(site
     import site_model as module
 
     monkeypatch.setattr(apps, "read_query", lambda message: module.breaks(()))
-    assert asked({}, tmp_path) == "ValueError: no such width (site_model.py:3)"
+    assert asked({"simulated": True}, tmp_path) == "ValueError: no such width (site_model.py:3)"
 
 
-def test_from_a_device_with_data_of_its_own_only_the_type_of_an_error_leaves(site_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("node_config", [{}, {"data": "npz:mine.npz"}, {"data": "npz:mine.npz", "simulated": True}])
+def test_from_a_device_only_the_type_of_an_error_leaves(node_config, site_model, tmp_path, monkeypatch):
     import site_model as module
 
     monkeypatch.setattr(apps, "read_query", lambda message: module.breaks(()))
-    assert asked({"data": "npz:mine.npz"}, tmp_path) == "ValueError"
+    assert asked(node_config, tmp_path) == "ValueError"
 
 
 def test_equal_errors_of_clients_are_one_line():

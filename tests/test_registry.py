@@ -170,3 +170,19 @@ def test_brackets_that_do_not_match_are_refused_in_the_end():
     for spec in ("a(x=1 | b", "a) | b"):
         with pytest.raises(SpecError):
             [parse(one) for one in split(spec, "|")]
+
+
+@pytest.mark.parametrize("spec", ["npz(path=data.npz)", "npz( path = my/data.npz )"])
+def test_text_without_quotes_is_shown_with_quotes_and_in_the_short_form(spec):
+    with pytest.raises(SpecError, match=r"Quote text, as in npz\(path='.*data.npz'\).* short form npz:.*data.npz\.$"):
+        parse(spec)
+
+
+def test_a_missing_text_option_is_shown_with_its_quotes():
+    data = Registry("data")
+
+    @data
+    def npz(*, path: str): ...
+
+    with pytest.raises(SpecError, match=r"needs 'path', as in npz\(path='data.npz'\) .*npz:data.npz"):
+        data.build("npz")

@@ -413,3 +413,47 @@ def test_a_browser_shows_the_page_on_a_desktop_and_on_a_phone(run, tmp_path):
         stride = len(rows) // height
         lines = [rows[i * stride + 1 : (i + 1) * stride] for i in range(height)]
         assert len(set(lines)) > height / 5  # rows are filtered: all rows of a blank picture are alike
+
+
+def test_which_classes_a_client_holds_is_drawn_only_where_it_is_known(tmp_path):
+    summary = _summary(classes=3)
+    page = _page(_write(tmp_path / "unknown", [_round(1)], summary))
+    assert 'id="held"' not in page
+    summary["data"]["held"] = {"0": [5, 0, 0], "1": [1, 2, 3]}
+    summary["data"]["private"] = None
+    panel = _panel(_page(_write(tmp_path / "known", [_round(1)], summary)), "held")
+    assert "A client holds 1 to 3 of 3 classes." in panel
+    assert "<svg" in panel
+
+
+def test_one_round_has_no_change_to_show_and_one_number_of_bytes(tmp_path):
+    page = _page(_write(tmp_path / "one", [_round(1)], _summary()))
+    assert (
+        "<th>points" not in _panel(page, "clients") and "last round" not in _panel(page, "clients").split("<table")[1]
+    )
+    assert "a round; received" in page
+
+
+def test_a_mistake_is_told_as_what_was_answered_and_what_is_true(run):
+    assert "answered where" in _panel(_page(run), "confusion")
+
+
+def test_a_failure_is_told_above_the_table(run):
+    assert "failed: soft labels must be finite" in _panel(_page(run), "presence").split("<table")[0]
+
+
+def test_a_slow_first_round_leaves_the_other_rounds_their_colors(tmp_path):
+    rounds = [_round(r) for r in (1, 2, 3)]
+    rounds[0]["latency"] = {key: 100.0 for key in rounds[0]["latency"]}
+    panel = _panel(_page(_write(tmp_path / "slow", rounds, _summary())), "latency")
+    assert all(f"level-{i}" in panel for i in range(1, 4))
+
+
+def test_a_run_without_a_student_says_so(tmp_path):
+    summary = _summary()
+    summary["scoreboard"]["student"] = None
+    summary["config"]["student"] = "none"
+    rounds = [_round(1)]
+    rounds[0]["metrics"]["student"] = None
+    page = _page(_write(tmp_path / "none", rounds, summary))
+    assert "There is none: student = none." in page and "Deployments" not in page

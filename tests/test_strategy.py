@@ -17,6 +17,7 @@ from fedkd.errors import QuorumError
 from fedkd.flower import messages
 from fedkd.flower.apps import client
 from fedkd.flower.strategy import FederatedDistillation
+from fedkd.frames import peek, varint
 
 CONFIG = Config(
     clients=3, rounds=2, learner="logistic", student="mlp", expertise="uniform", distill_epochs=3, local_epochs=1,
@@ -123,8 +124,8 @@ def test_a_client_that_answers_twice_counts_once(tmp_path):
 def test_a_client_cannot_answer_for_another_that_is_there(tmp_path):
     def steal(message, reply):
         frame = bytearray(messages.read_answer(reply.content)[0])
-        frame[16] = 1  # the key of the client
-        frame[32:36] = zlib.crc32(bytes(frame[:32] + frame[36:])).to_bytes(4, "little")
+        frame[18 + sum(len(varint(number)) for number in (10, 400, peek(bytes(frame)).round))] = 1  # the client's key
+        frame[14:18] = zlib.crc32(bytes(frame[:14] + frame[18:])).to_bytes(4, "little")
         return [Message(messages.answer_content(Answer(bytes(frame), None)), reply_to=message)]
 
     spoil = lambda m, r: steal(m, r) if m.metadata.dst_node_id == 102 else [r]  # noqa: E731

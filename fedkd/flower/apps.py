@@ -46,9 +46,10 @@ def answer_query(message: Message, context: Context) -> Message:
         return Message(error_content(key, text), reply_to=message)
     except Exception as error:  # a user's model may raise anything
         log.exception("client %s failed", key)
-        # From a device only the type leaves: the text of a foreign exception may quote private data. A simulation has
-        # none, and whoever runs it wrote the model.
-        text = describe(error) if "data" not in context.node_config else type(error).__name__
+        # Only the type leaves: the text of a foreign exception may quote private data. Our own engine says of its nodes
+        # that they are simulated; there nothing is private, and whoever runs it wrote the model.
+        own = "data" in context.node_config or not context.node_config.get("simulated", False)
+        text = type(error).__name__ if own else describe(error)
         return Message(error_content(key, text), reply_to=message)
 
 
