@@ -340,7 +340,8 @@ def _warn_of_odd_labels(data: Dataset) -> None:
         warnings.warn(f"{name}: all rows have the label {seen[0]}: one class alone is nothing to learn", stacklevel=2)
     elif unused:
         warnings.warn(
-            f"{name}: {unused} of its {data.classes} classes have no row; number the classes 0, 1, 2, ... or give names as text",
+            f"{name}: {unused} of its {data.classes} classes have no row; number the classes 0, 1, 2, ... "
+            "or give names as text",
             stacklevel=2,
         )
 

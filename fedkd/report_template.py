@@ -266,7 +266,7 @@ COMPARISON = (
 <h2>Scoreboard</h2>
 <section class="card" id="scoreboard" aria-label="Scoreboard">
 <h3>Where every run ended</h3>
-<p class="caption">Which run has the best student, and at what price? The best student is set in bold, if runs can be ranked.</p>
+<p class="caption">Which run has the best student, at what price? It is set in bold, if runs can be ranked.</p>
 {{ table(scoreboard, "scroll free") }}
 </section>
 <h2>On the way</h2>
