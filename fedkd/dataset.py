@@ -131,13 +131,16 @@ def on_disk() -> dict[str, str]:
 
 
 def how_to_get(name: str) -> str:
-    """Return how the data set ``name`` of :func:`on_disk` comes onto this machine, as a run's own error says it."""
+    """Return how the data set ``name`` of :func:`on_disk` comes onto this machine."""
+    return f"not on this machine: {_remedy(name, f'in {ROOT} or ${ROOT_VARIABLE}')}"
+
+
+def _remedy(name: str, place: str) -> str:
     title = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
-    download = f"or allow a download: data = \"torchvision(name='{title}', download=True)\""
-    if name in ("cifar10", "cifar100"):
-        return f"not on this machine: unpack its Python version in {ROOT} or ${ROOT_VARIABLE}, {download}"
+    files = "unpack its Python version" if name.startswith("cifar") else "put its four idx files"
     debian = "install Debian's dataset-fashion-mnist, " if name == "fashion_mnist" else ""
-    return f"not on this machine: {debian}put its four idx files in {ROOT} or ${ROOT_VARIABLE}, {download}"
+    download = f"data = \"torchvision(name='{title}', download=True)\""
+    return f"{debian}{files} {place}, or allow a download: {download}"
 
 
 # The members, from the one that is always there to those that need a file, a package or the network.
@@ -246,11 +249,8 @@ def hf(*, name: str, label: str = "label", image: str = "image") -> Dataset:
 def _idx_set(name: str, title: str, root: str, class_names: tuple[str, ...] = ()) -> Dataset:
     found = data_files.find_idx(_folders(root, title))
     if found is None:
-        debian = "install Debian's dataset-fashion-mnist, " if name == "fashion_mnist" else ""
-        raise DataError(
-            f"{name} is not on this machine (looked in {root}, ${ROOT_VARIABLE} and {DEBIAN}): {debian}put its four "
-            f"idx files there, or allow a download: data = \"torchvision(name='{title}', download=True)\""
-        )
+        looked = f"looked in {root}, ${ROOT_VARIABLE} and {DEBIAN}"
+        raise DataError(f"{name} is not on this machine ({looked}): {_remedy(name, 'there')}")
     train, test = data_files.idx_set(found, data_files.IDX_SHA256[name])
     report_name = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[name]
     return _assemble(report_name, train, test, license=IMAGE_SETS[title], classes=10, class_names=class_names)
@@ -259,10 +259,8 @@ def _idx_set(name: str, title: str, root: str, class_names: tuple[str, ...] = ()
 def _cifar(name: str, title: str, stored: str, root: str) -> Dataset:
     found = _find_folder(root, stored)
     if found is None:
-        raise DataError(
-            f"{name} is not on this machine (looked for {stored} in {root} and ${ROOT_VARIABLE}): unpack its Python "
-            f"version there, or allow a download: data = \"torchvision(name='{title}', download=True)\""
-        )
+        looked = f"looked for {stored} in {root} and ${ROOT_VARIABLE}"
+        raise DataError(f"{name} is not on this machine ({looked}): {_remedy(name, 'there')}")
     return dataclasses.replace(torchvision(name=title, root=str(found.parent)), name=name.replace("cifar", "CIFAR-"))
 
 
@@ -330,20 +328,16 @@ def _class_numbers(labels: Array, names: tuple[str, ...], what: str) -> Array:
 
 
 def _warn_of_odd_labels(data: Dataset) -> None:
-    """Warn where numbers do not look like classes 0, 1, 2, ...: unused ones become outputs that nothing teaches.
+    """Warn where labels do not look like classes 0, 1, 2, ...: unused numbers become outputs that nothing teaches.
 
-    No error: a small sample of data with many classes may well lack some. A client's own file is not looked at.
+    No error, and not for a few: a sample of data with many classes may lack some. A client's own file is not looked at.
     """
-    name, seen = data.name, np.unique(np.concatenate([data.y, data.y_test]))
-    unused = data.classes - len(seen)
+    seen = np.unique(np.concatenate([data.y, data.y_test]))
     if len(seen) == 1:
-        warnings.warn(f"{name}: all rows have the label {seen[0]}: one class alone is nothing to learn", stacklevel=2)
-    elif unused:
-        warnings.warn(
-            f"{name}: {unused} of its {data.classes} classes have no row; number the classes 0, 1, 2, ... "
-            "or give names as text",
-            stacklevel=2,
-        )
+        warnings.warn(f"{data.name}: all labels are {seen[0]}: one class alone is nothing to learn", stacklevel=2)
+    elif len(seen) < data.classes / 2:
+        unused = f"{data.classes - len(seen)} of {data.classes} classes have no row"
+        warnings.warn(f"{data.name}: {unused}; number the classes 0, 1, 2, ... or name them as text", stacklevel=2)
 
 
 def _checked(data: Dataset, spec: str) -> Dataset:

@@ -518,10 +518,10 @@ def test_an_unknown_data_set_names_the_nearest():
 
 def test_labels_that_do_not_count_up_and_a_single_class_are_warned_of(tmp_path):
     gaps = save_npz(tmp_path / "gaps.npz", x=rows(3), y=[0, 50, 100])
-    with pytest.warns(UserWarning, match="98 of its 101 classes have no row"):
+    with pytest.warns(UserWarning, match="98 of 101 classes have no row"):
         assert load(gaps).classes == 101
     single = save_npz(tmp_path / "single.npz", x=rows(2), y=[0, 0])
-    with pytest.warns(UserWarning, match="all rows have the label 0"):
+    with pytest.warns(UserWarning, match="all labels are 0"):
         load(single)
 
 
