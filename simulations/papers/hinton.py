@@ -38,22 +38,19 @@ class Scene:
     y: Array
     x_test: Array
     y_test: Array
-    classes: int
     small: bool
 
     def net(self, units: int, loss: str = "kl", augment: str = "none", **dropout: float) -> TorchLearner:
         """Return an untrained net of two hidden layers; nets of one width start from the same weights."""
-        shape, width = self.x.shape[1:], units // 4 if self.small else units
-        make = partial(models.mlp, shape, self.classes, hidden=width, layers=2, **dropout)
-        training = Training(EPOCHS[units], EPOCHS[units], *((32, 3e-3) if self.small else (128, 1e-3)), loss)
-        return TorchLearner(
-            seeded(derive(SEED, "net", units), make), training, f"{units} units", augment=augment, schedule="cosine"
-        )
+        width, batch, rate = (units // 4, 32, 3e-3) if self.small else (units, 128, 1e-3)
+        make = partial(models.mlp, self.x.shape[1:], 10, hidden=width, layers=2, **dropout)
+        training = Training(EPOCHS[units], EPOCHS[units], batch, rate, loss)
+        net = seeded(derive(SEED, "net", units), make)
+        return TorchLearner(net, training, f"{units} units", augment=augment, schedule="cosine")
 
     def alone(self, units: int) -> int:
         """Return the test errors of a net that learned the labels."""
-        net = self.net(units)
-        net.fit(self.x, self.y, rng=generator(SEED, "student", units))
+        (net := self.net(units)).fit(self.x, self.y, rng=generator(SEED, "student", units))
         return self.errors(net.predict(self.x_test))
 
     def taught(self, units: int, temperature: float, p: Array, rows: Array) -> Array:
@@ -69,7 +66,7 @@ class Scene:
 
 def best_shift(s: Scene, p: Array, classes: list[int]) -> tuple[float, int]:
     """Return the bias on ``classes`` that leaves the fewest test errors, and these: it sees them, as in the paper."""
-    z, ours = np.log(np.maximum(p, FLOOR)), np.isin(np.arange(s.classes), classes)
+    z, ours = np.log(np.maximum(p, FLOOR)), np.isin(np.arange(10), classes)
     errors, _, bias = min((s.errors(z + b * ours), abs(b), float(b)) for b in np.arange(-20, 20.1, 0.1))
     return round(bias, 1), errors
 
@@ -83,23 +80,22 @@ def scene(small: bool) -> tuple[str, Scene]:
         except DataError as error:
             print(f"without {name}: {error}")
     parts = as_inputs(data.x), data.y, as_inputs(data.x_test), data.y_test
-    return data.name, Scene(*parts, data.classes, data.name == "digits")
+    return data.name, Scene(*parts, data.name == "digits")
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Print test errors line by line, and return them; a full run saves them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true", help="the bundled digits, in seconds")
-    given, table = parser.parse_args(arguments), dict[str, float]()
+    small, table = parser.parse_args(arguments).small, dict[str, float]()
     set_threads(1)
-    data, s = scene(given.small)
+    data, s = scene(small)
 
     def show(name: str, value: float) -> None:
         table[name] = value
         print(f"{name:<28} {value:>8g}", flush=True)
 
     print(f"{data}: {len(s.x)} train rows, {len(s.x_test)} test rows, seed {SEED}; test errors of")
-    # Digits of 8x8 pixels fill them: no room for jitter.
     teacher = s.net(TEACHER, "kl", "none" if s.small else JITTER, dropout=DROPOUT, inputs=INPUT_DROPOUT)
     teacher.fit(s.x, s.y, rng=generator(SEED, "teacher"))
     p, everything = teacher.predict(s.x), np.arange(len(s.x))
@@ -108,13 +104,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         show(f"{units} units alone", s.alone(units))
         for t in (TEMPERATURE,) if units == STUDENT else TEMPERATURES:
             show(f"{units} units, T = {t:g}", s.errors(s.taught(units, t, p, everything)))
-    alone, taught = table[f"{STUDENT} units alone"], table[f"{STUDENT} units, T = {TEMPERATURE:g}"]
-    show("share of the gap closed", round((alone - taught) / max(1, alone - table["teacher"]), 3))
+    best, alone, taught = list(table.values())[:3]
+    show("share of the gap closed", round((alone - taught) / max(1, alone - best), 3))
     for name, (seen, classes) in SKEWED.items():
         answers = s.taught(STUDENT, TEMPERATURE, p, np.flatnonzero(np.isin(s.y, seen)))
         show(name, s.errors(answers))
-        show(f"{name}, {(best := best_shift(s, answers, classes))[0]:+g} on them", best[1])
-    if not given.small:
+        show(f"{name}, {(found := best_shift(s, answers, classes))[0]:+g} on them", found[1])
+    if not small:
         save("hinton", {"data": data, "seed": SEED, "errors": table})
     return table
 
