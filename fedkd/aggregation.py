@@ -15,9 +15,15 @@ import numpy as np
 from fedkd.errors import SpecError
 from fedkd.records import Ballots, Release
 from fedkd.registry import Registry
-from fedkd.softlabels import TINY, Array, normalize, one_hot, softmax
+from fedkd.softlabels import TINY, Array, entropy, normalize, one_hot, softmax
 
 aggregator = Registry("aggregator")
+
+FLOOR = 1e-6
+"""What a flat ballot's variance counts as, so that rows of flat ballots only are not silent."""
+
+NEAR = 1e-6
+"""The least distance that Weiszfeld's iteration divides by."""
 
 
 class Aggregator(Protocol):
@@ -93,6 +99,83 @@ def trimmed_mean(p: Array, w: Array, *, trim: float = 0.2) -> Array:
     return _or_mean((values * np.maximum(kept, 0)).sum(axis=0), p, w)
 
 
+@aggregator
+def variance(p: Array, w: Array) -> Array:
+    """Mean weighted by the variance of a ballot over its classes, so that flat ones count little (Fed-ET, IJCAI 2022).
+
+    A one-hot ballot has the largest variance, so anyone who lies boldly is believed: no defense, rather the opposite.
+    Where all ballots are flat it is the mean.
+    """
+    spread = _heard(p, w, 0.0).var(axis=-1)
+    return normalize(_pool(p, _relative(w, p.dtype) * (spread + FLOOR)))
+
+
+@aggregator
+def entropy_(p: Array, w: Array, *, floor: float = 0.01) -> Array:
+    """Mean weighted by 1 / (H(p) / ln C + floor): certain ballots count more (FedGEMS uses 1/H, arXiv:2110.11027).
+
+    ``floor`` > 0 bounds how much more. It is the expertise of the same name, judged by the server.
+    """
+    if floor <= 0:
+        raise SpecError(f"aggregator 'entropy': 'floor' must be above 0, got {floor}.")
+    relative = entropy(_heard(p, w, 1.0 / p.shape[-1])) / np.log(max(p.shape[-1], 2))
+    return normalize(_pool(p, (_relative(w, p.dtype) / (relative + floor)).astype(p.dtype, copy=False)))
+
+
+@aggregator
+def geometric_median(p: Array, w: Array, *, steps: int = 32, tolerance: float = 1e-6) -> Array:
+    """Point with the least weighted sum of L2 distances to the ballots (arXiv:2402.12265; RFA, arXiv:1912.13445).
+
+    Unlike the coordinate-wise median it stays a distribution, and it is robust to less than half of the weight lying.
+    Weiszfeld's iteration from the mean, at most ``steps`` times; a row is done when it moves by less than
+    ``tolerance`` (L2). Distances below 1e-6 count as 1e-6, so that a ballot may be the median.
+    """
+    if steps < 1 or tolerance < 0:
+        raise SpecError(f"aggregator 'geometric_median': needs steps >= 1, tolerance >= 0, got {steps}, {tolerance}.")
+    x, v = _by_row(p, w)
+    center = _center(x, v)
+    length = (x * x).sum(axis=-1)
+    moving: Array = np.asarray(v.any(axis=-1))
+    for _ in range(steps):
+        if not moving.any():
+            break
+        rows = slice(None) if moving.all() else moving
+        at = x[rows], v[rows], center[rows]
+        across = (at[0] @ at[2][..., None])[..., 0]
+        squared = length[rows] - 2 * across + (at[2] ** 2).sum(axis=-1)[:, None]  # |x|^2 - 2 x y + |y|^2: no (M, K, C)
+        moved = _center(at[0], at[1] / np.sqrt(np.maximum(squared, NEAR**2)))
+        far = np.sqrt(((moved - at[2]) ** 2).sum(axis=-1))
+        center[rows], moving[rows] = moved, far >= tolerance
+    return _answered(center, v, p.dtype)
+
+
+@aggregator
+def cronus(p: Array, w: Array, *, byzantine: float = 0.2) -> Array:
+    """Mean without those that stick out along the main direction of disagreement, in two passes (arXiv:1912.11279).
+
+    The score of a ballot is |(p_k - mean) . v|, v the leading eigenvector of the weighted covariance. Of the n clients
+    that answered a row, f = floor(byzantine * n) may lie, and each pass drops floor(f / 2): none where f < 2. Clients
+    that tie for the last place lose their weight in equal parts. ``byzantine`` is in [0, 0.5].
+    """
+    f = _liars("cronus", w, byzantine)
+    x, v = _by_row(p, w)
+    for _ in range(2):
+        v = _drop(x, v, f // 2)
+    return _answered(_center(x, v), v, p.dtype)
+
+
+@aggregator
+def filter_(p: Array, w: Array, *, byzantine: float = 0.2) -> Array:
+    """Mean without the f ballots of the largest Cronus score, in one pass (the filter of arXiv:2402.12265).
+
+    f = floor(byzantine * n) of the n clients that answered a row; ``byzantine`` is in [0, 0.5].
+    """
+    f = _liars("filter", w, byzantine)
+    x, v = _by_row(p, w)
+    v = _drop(x, v, f)
+    return _answered(_center(x, v), v, p.dtype)
+
+
 def stack(releases: Sequence[Release], rows: slice | Array) -> Ballots:
     """Return the ballots of ``rows``, laid out class by class in memory: weighted sums then run twice as fast."""
     p = np.stack([release.p[rows].T for release in releases]).transpose(0, 2, 1)
@@ -136,3 +219,52 @@ def _pool(p: Array, w: Array) -> Array:
 def _or_mean(center: Array, p: Array, w: Array) -> Array:
     empty = center.sum(axis=-1, keepdims=True) <= 0
     return normalize(np.where(empty, _pool(p, w), center).astype(p.dtype, copy=False))
+
+
+def _by_row(p: Array, w: Array) -> tuple[Array, Array]:
+    """Return ballots (M, K, C) and weights (M, K) in double precision, laid out alike whatever the layout of ``p``.
+
+    An iteration amplifies the last bit, and sums along a row must not depend on how many rows there are.
+    """
+    x = np.ascontiguousarray(_heard(p, w, 0.0).transpose(1, 0, 2), np.float64)
+    v = np.ascontiguousarray(w.T, np.float64)
+    return x, v / np.maximum(v.max(axis=1, keepdims=True, initial=0), np.finfo(np.float64).tiny)
+
+
+def _center(x: Array, v: Array) -> Array:
+    """Return the mean (M, C) of ``x`` (M, K, C) weighted by ``v`` (M, K); 0 where nobody answered."""
+    total = v.sum(axis=1, keepdims=True)
+    return np.asarray((v[:, None, :] @ x)[:, 0] / np.where(total > 0, total, 1))
+
+
+def _answered(center: Array, v: Array, dtype: Any) -> Array:
+    """Return ``center`` (M, C) as distributions, NaN where no weight is left."""
+    center = np.where(v.any(axis=1, keepdims=True), np.maximum(center, 0), 0)
+    return np.asarray(normalize(center), dtype)
+
+
+def _liars(name: str, w: Array, byzantine: float) -> Array:
+    if not 0 <= byzantine <= 0.5:
+        raise SpecError(f"aggregator {name!r}: 'byzantine' must be in [0, 0.5], got {byzantine}.")
+    return np.asarray(np.floor(byzantine * (w > 0).sum(axis=0) + 1e-9), np.int64)
+
+
+def _drop(x: Array, v: Array, count: Array) -> Array:
+    """Return the weights (M, K) without those of the ``count`` (M,) ballots that stick out most in each row."""
+    if not count.any():
+        return v
+    off = np.sqrt(v)[..., None] * (x - _center(x, v)[:, None])
+    if x.shape[1] <= x.shape[2]:  # the smaller of the two matrices that have the same leading direction
+        axis = np.linalg.eigh(off @ off.transpose(0, 2, 1))[1][..., -1:]
+        direction = off.transpose(0, 2, 1) @ axis
+    else:
+        direction = np.linalg.eigh(off.transpose(0, 2, 1) @ off)[1][..., -1:]
+    length = np.sqrt((direction**2).sum(axis=1, keepdims=True))
+    scores = np.abs(((x - _center(x, v)[:, None]) @ (direction / np.where(length > 0, length, 1)))[..., 0])
+    scores = np.where(v > 0, scores, -1.0)
+    last = np.take_along_axis(-np.sort(-scores, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
+    margin = 1e-9 + 1e-6 * last
+    above, tied = scores > last + margin, np.abs(scores - last) <= margin
+    share = (count - above.sum(axis=1))[:, None] / np.maximum(tied.sum(axis=1), 1)[:, None]
+    kept = np.where(above, 0.0, np.where(tied, 1 - share, 1.0))
+    return np.asarray(np.where((count > 0)[:, None], v * kept, v))

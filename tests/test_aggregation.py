@@ -90,6 +90,119 @@ def test_a_trim_that_leaves_nothing_is_refused(trim):
         teach(f"trimmed_mean(trim={trim})")
 
 
+def test_variance_by_hand():
+    # Squares sum to .46 and .44, less 1/3: weights in proportion to .38 / 3 and .32 / 3, that is, 19 to 16.
+    variance = np.array([0.46 - 1 / 3, 0.44 - 1 / 3])
+    expected = (variance[:, None] * [A, B]).sum(axis=0) / variance.sum()
+    assert expected[0] == pytest.approx((19 * 0.6 + 16 * 0.2) / 35)
+    assert teach("variance")[0] == pytest.approx(expected, abs=1e-5)
+    tripled = (variance[:, None] * [[1.0], [3.0]] * [A, B]).sum(axis=0)
+    assert teach("variance", w=SKEWED)[0] == pytest.approx(tripled / tripled.sum(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["variance", "entropy"])
+def test_a_flat_ballot_counts_little_beside_a_certain_one_and_alone_it_is_the_answer(name):
+    flat = [1 / 3, 1 / 3, 1 / 3]
+    assert teach(name, [[[1.0, 0.0, 0.0]], [flat]])[0, 0] > 0.99
+    assert teach(name, [[flat], [flat]])[0] == pytest.approx(flat)
+
+
+def test_entropy_by_hand():
+    # H of (1/2, 1/2, 0) is ln 2, of (1, 0, 0) it is 0. With floor 1: weights 1 / (ln 2 / ln 3 + 1) and 1.
+    weight = 1 / (np.log(2) / np.log(3) + 1)
+    teacher = teach("entropy(floor=1.0)", [[[0.0, 0.5, 0.5]], [[1.0, 0.0, 0.0]]])[0]
+    assert teacher == pytest.approx([1 / (1 + weight), weight / 2 / (1 + weight), weight / 2 / (1 + weight)])
+
+
+def test_the_geometric_median_of_three_corners_is_their_middle_and_a_majority_is_the_median():
+    assert teach("geometric_median", np.eye(3)[:, None, :], np.ones((3, 1)))[0] == pytest.approx([1 / 3] * 3)
+    # Of two it is any point between, and the mean is where the iteration starts; 3 of 4 are a majority.
+    assert teach("geometric_median")[0] == pytest.approx([0.4, 0.25, 0.35])
+    assert teach("geometric_median", w=SKEWED)[0] == pytest.approx(B, abs=1e-4)
+
+
+def test_the_geometric_median_sees_its_ballots_under_equal_angles():
+    # Fermat's point of an isosceles triangle: unit vectors to the three ballots sum to zero.
+    p = np.array([[[0.6, 0.3, 0.1]], [[0.3, 0.6, 0.1]], [[0.2, 0.2, 0.6]]])
+    center = teach("geometric_median(steps=1000, tolerance=0.0)", p, np.ones((3, 1)))[0]
+    off = p[:, 0] - center
+    assert (off / np.linalg.norm(off, axis=1, keepdims=True)).sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+    assert center[0] == pytest.approx(center[1])
+    far = np.abs(p[:, 0] - p.mean(axis=0)[0]).sum()
+    assert np.linalg.norm(off, axis=1).sum() < np.linalg.norm(p[:, 0] - p.mean(axis=0)[0], axis=1).sum() < far
+
+
+def test_one_step_of_weiszfeld_by_hand():
+    # From the mean (2/3, 1/3, 0) of two ballots at (1, 0, 0), at distance sqrt 2 / 3, and one at (0, 1, 0), at twice
+    # that: weights 1, 1 and 1/2.
+    p = np.array([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])
+    assert teach("geometric_median(steps=1)", p, np.ones((3, 1)))[0] == pytest.approx([0.8, 0.2, 0.0])
+
+
+def line(*at):
+    """Return ballots (K, 1, 3) on the line from class 0 to class 1."""
+    return np.array([[[1 - t, t, 0.0]] for t in at])
+
+
+def test_cronus_drops_the_farthest_twice_and_filter_all_at_once():
+    # Of 5, f = 2: one goes in each pass. Mean of 0 0 0 .1 .9 is .2, so .9 goes; mean of the rest .025, so .1 goes.
+    p = line(0.0, 0.0, 0.0, 0.1, 0.9)
+    assert teach("cronus(byzantine=0.4)", p, np.ones((5, 1)))[0] == pytest.approx([1.0, 0.0, 0.0])
+    # At once: off .2 by .2 .2 .2 .1 .7: .9 goes, and a third of each ballot at 0, so 2 of them and .1 are left.
+    assert teach("filter(byzantine=0.4)", p, np.ones((5, 1)))[0] == pytest.approx([1 - 0.1 / 3, 0.1 / 3, 0.0])
+
+
+def test_cronus_keeps_all_where_it_counts_on_fewer_than_two_liars():
+    p = line(0.0, 0.0, 0.0, 0.1, 0.9)
+    assert teach("cronus(byzantine=0.2)", p, np.ones((5, 1)))[0] == pytest.approx(teach("mean", p, np.ones((5, 1)))[0])
+    assert teach("filter(byzantine=0.2)", p, np.ones((5, 1)))[0] == pytest.approx(line(0.025)[0, 0])
+
+
+def test_cronus_counts_on_liars_among_those_who_answered():
+    # 10 clients, but 5 answered: f is 2 and not 4.
+    p = np.concatenate([line(0.0, 0.0, 0.0, 0.1, 0.9), np.full((5, 1, 3), np.nan)])
+    w = np.concatenate([np.ones((5, 1)), np.zeros((5, 1))])
+    assert teach("cronus(byzantine=0.4)", p, w)[0] == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_cronus_weighs_the_mean_and_the_direction():
+    # One client holds nearly all the weight: the mean is there, and it is the others that stick out.
+    p, w = line(0.9, 0.0, 0.0, 0.5, 0.1), np.array([[1000.0], [1.0], [1.0], [1.0], [1.0]])
+    assert teach("cronus(byzantine=0.4)", p, w)[0] == pytest.approx(line(0.9)[0, 0], abs=1e-2)
+    assert teach("cronus(byzantine=0.4)", p, w)[0, 1] > teach("mean", p, w)[0, 1]
+
+
+def test_the_direction_is_the_same_from_either_side_of_the_matrix():
+    # With as many clients as classes the smaller Gram matrix is taken; an empty class more must change nothing.
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), (5, 30))
+    padded = np.concatenate([p, np.zeros((5, 30, 3))], axis=2)
+    for spec in ("cronus(byzantine=0.4)", "filter(byzantine=0.4)"):
+        assert teach(spec, padded, np.ones((5, 30)))[:, :4] == pytest.approx(teach(spec, p, np.ones((5, 30))))
+
+
+@pytest.mark.parametrize("spec", ["cronus(byzantine=0.4)", "filter(byzantine=0.4)", "geometric_median", "median"])
+def test_four_of_ten_who_all_say_the_same_lie_do_not_get_their_way_and_a_mean_gives_in(spec):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(1, 5, size=200)
+    honest = 0.7 * np.eye(5)[truth] + 0.3 * rng.dirichlet(np.full(5, 5.0), (6, 200))
+    p = np.concatenate([honest, np.broadcast_to(np.eye(5)[0], (4, 200, 5))])
+    w = np.ones((10, 200))
+    assert (teach(spec, p, w).argmax(axis=1) == truth).all()
+    wrong = np.abs(teach(spec, p, w) - honest.mean(axis=0)).sum(axis=1).mean()
+    assert wrong < 0.6 * np.abs(teach("mean", p, w) - honest.mean(axis=0)).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["cronus(byzantine=0.6)", "filter(byzantine=-0.1)", "entropy(floor=0.0)", "geometric_median(steps=0)",
+     "geometric_median(tolerance=-1.0)"],
+)  # fmt: skip
+def test_an_option_out_of_range_is_refused(spec):
+    with pytest.raises(SpecError, match=spec.split("(")[0]):
+        teach(spec)
+
+
 @pytest.mark.parametrize("spec", ["median", "trimmed_mean(trim=0.4)"])
 def test_three_different_votes_are_a_tie_and_not_silence(spec):
     votes = np.eye(3)[:, None, :]  # each coordinate is 0, 0, 1: all medians are zero

@@ -22,6 +22,10 @@ from fedkd.teacher import sharpener
 REGISTRIES = (aggregator, sharpener, mechanism, expertise, feedback)
 FURTHER = {
     "trimmed_mean": ["trimmed_mean(trim=0.0)", "trimmed_mean(trim=0.45)"],
+    "cronus": ["cronus(byzantine=0.4)", "cronus(byzantine=0.5)"],
+    "filter": ["filter(byzantine=0.4)", "filter(byzantine=0.5)"],
+    "geometric_median": ["geometric_median(steps=1)", "geometric_median(steps=200, tolerance=0.0)"],
+    "entropy": ["entropy(floor=1.0)"],
     "era": ["era(temperature=2.0)"],
     "power": ["power(beta=0.5)", "power(beta=100.0)"],
     "quantize": [f"quantize(bits={bits})" for bits in range(1, 9)],
