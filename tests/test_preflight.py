@@ -27,7 +27,7 @@ SMALL = {"clients": 2, "learner": "constant", "student": "none"}
         ("sharpen=era(temperature=0.0)", "'temperature' must be above 0, got 0.0"),
         ("release=quantize(bits=0)", "release: mechanism 'quantize': 'bits' must be in 1..8, got 0"),
         ("broadcast=quantize(bits=9)", "broadcast: mechanism 'quantize': 'bits' must be in 1..8, got 9"),
-        ("expertise=density(bandwidth=0)", "'bandwidth' must be above 0"),
+        ("expertise=density(sharpness=0)", "'sharpness' must be above 0"),
         ("feedback=clusters(count=0)", "'count' and 'steps' must be at least 1"),
         ("feedback=personal(penalty=0)", "'penalty' must be above 0"),
         ("select=uniform(size=0)", "'size' must be at least 1, got 0"),
