@@ -259,6 +259,28 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "broadcast": "float32",
         },
     ),
+    "cronus": (
+        "Cronus, Chang et al., arXiv:1912.11279: a mean without the ballots that stick out, two passes",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "aggregate": "cronus(byzantine=0.4)",
+            "distill": "cross_entropy",
+            "feedback": "teacher",
+            "broadcast": "float32",
+        },
+    ),
+    "byzantine_fd": (
+        "Byzantine FD, Roux et al., arXiv:2402.12265: ExpGuard distrusts who is far from a robust aggregate",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "defend": "exp_guard(base='geometric_median')",
+            "aggregate": "geometric_median",
+            "feedback": "teacher",
+            "broadcast": "float32",
+        },
+    ),
     "comet": (
         "COMET, Cho et al., 2023: every client learns from the cluster of those who answer like it",
         {

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedkd.aggregation import aggregator
+from fedkd.defense import vet
 from fedkd.losses import distill_loss
 from fedkd.parts import preset
 from fedkd.teacher import sharpener
@@ -52,6 +53,24 @@ def test_selective_fd_is_the_mean_of_those_who_answer_where_it_is_not_ambiguous(
     assert t[0] == pytest.approx(A)
     assert np.isnan(t[1]).all()
     assert t[2] == pytest.approx([0.5, 0.3, 0.2])
+
+
+def test_cronus_drops_two_liars_of_five_one_in_each_pass():
+    p = [[A], [A], [A], [[0.0, 0.0, 1.0]], [[0.0, 0.1, 0.9]]]
+    assert teach("cronus", p, np.ones((5, 1)))[0] == pytest.approx(A)
+
+
+def test_byzantine_fd_distrusts_round_by_round_who_is_far_from_the_geometric_median():
+    # Of A, A, B it is A, and B is sqrt(.16 + .01 + .25) away; the mean is not A but for what B still weighs.
+    p, w, trust = np.array([[A], [A], [B]]), np.ones((3, 1)), np.ones(3)
+    for round_ in (1, 2):
+        vetted = vet(preset("byzantine_fd")["defend"], p, w, trust)
+        trust = vetted.trust
+        fall = math.exp(-round_ * math.sqrt(0.42))
+        assert trust == pytest.approx([1, 1, fall], abs=1e-4)
+        mean = (2 * np.array(A) + fall * np.array(B)) / (2 + fall)
+        assert aggregator.build("mean")(vetted.p, vetted.w)[0] == pytest.approx(mean, abs=1e-4)
+        assert teach("byzantine_fd", vetted.p, vetted.w)[0] == pytest.approx(A, abs=1e-4)
 
 
 def test_coding_of_cfd_takes_bytes_and_leaves_every_label():
