@@ -36,8 +36,8 @@ def density(
     the teacher; it makes weights of all rows alike in size, so that few bits can hold them. Distances are those between
     shapes where inputs are images, in ``dimensions`` principal components of the transfer set; m is that of the
     transfer set too, so nothing needs tuning to the data. ``sharpness`` above 1 makes up for what m is underestimated
-    by. Nobody's data is taken to be more than ``concentration`` times as concentrated as the transfer set, so that a near
-    copy of a sample does not set the scale of all weights. Range e^-80 .. e^80; a client without data abstains.
+    by. Nobody's data is taken to be more than ``concentration`` times as concentrated as the transfer set, so that a
+    near copy of a sample does not set the scale of all weights. Range e^-80 .. e^80; a client without data abstains.
     """
     options = {"neighbors": neighbors, "dimensions": dimensions, "sharpness": sharpness}
     above_zero("density", **options, concentration=concentration)
