@@ -58,7 +58,7 @@ DEFENSES = (
     "budget | cross_check",
     "budget | drop_outliers",
     "budget | dawid_skene",
-    "budget | cap | cross_check",
+    "budget | cross_check(eta=10)",
 )
 AGGREGATORS = tuple(name for name in aggregator.names() if name != "mean")
 CONFIG = Config(local_epochs=4, batch_size=32, learning_rate=1e-3)
