@@ -28,7 +28,7 @@ NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 LAYERS = [
     {"errors", "random", "events", "softlabels", "clock", "units", "__init__"},
     {"registry", "records", "files", "memory", "range_coder", "frames", "symbols"},
-    {"aggregation", "teacher", "release", "codec", "metrics", "expertise", "feedback", "dataset", "data_files",
+    {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset", "data_files",
      "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner", "sklearn_learner",
      "journal", "charts", "report_template", "page", "recording", "augment", "schedule", "distillation",
      "attack", "defense"},
