@@ -290,7 +290,8 @@ class Loop:
             return known
         for key, release in collected.releases.items():
             if collected.clients.get(str(key), {}).get("status") == "answered":  # in time, that is
-                known[key] = remember(known.get(key), release, query, self.rows)
+                base = known.get(key) if "delta" in release.coding else None  # in full: its sender may have lost it
+                known[key] = remember(base, release, query, self.rows)
         return known
 
     def _ensemble(self, releases: Sequence[Release], rows: Array) -> Array:

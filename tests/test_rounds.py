@@ -563,6 +563,15 @@ def test_a_client_that_forgot_sends_all_and_is_understood():
     assert report.metrics["ensemble"] == 1.0
 
 
+def test_a_client_that_forgot_sends_deltas_again_as_one_that_is_new():
+    net = Remembering(2)
+    this = loop(settings(rounds=4, select="budget(size=6)", **DELTA))
+    this.step(net)
+    net.sent = {}  # rows of round 1 that are not asked in round 2, and for how long they were the same
+    reports = this.run(net)
+    assert [r.metrics["answered"] for r in reports] == [2] * 4, [r.clients for r in reports]
+
+
 def test_a_delta_from_a_release_that_the_server_never_had_costs_its_client_one_round():
     class Ahead(Remembering):
         def ask(self, round_, frame, personal, acknowledged):
