@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedkd.attack import Attack, attack, dishonest
 from fedkd.codec import Known, decode_query, encode_release, peek, remember, remember_feedback
 from fedkd.config import Config, mixed
 from fedkd.errors import CheckpointError
@@ -24,6 +25,8 @@ from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.registry import parse
 from fedkd.release import form, prepare
 from fedkd.softlabels import Array, check_soft_labels
+
+HONEST = Attack(0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,8 @@ def training_of(config: Config, *, distill_epochs: int) -> Training:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         distill=config.distill,
+        augment=config.augment,
+        schedule=config.schedule,
     )
 
 
@@ -80,6 +85,14 @@ def build_learner(site: Site, config: Config) -> Learner:
     return learner
 
 
+def role(config: Config, key: int) -> Attack:
+    """Return what client ``key`` of a simulation does: the attack of ``config`` if it is one of the dishonest."""
+    if config.attack == "none":
+        return HONEST
+    chosen: Attack = attack.build(config.attack)()
+    return chosen if key in dishonest(chosen, config.clients, generator(config.seed, "attack")) else HONEST
+
+
 def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> Answer:
     """Answer one query. The same query again gets the same bytes again, so that a retry releases nothing new.
 
@@ -100,17 +113,21 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     def stream(purpose: str) -> np.random.Generator:
         return generator(config.seed, "client", site.key, "round", query.round, purpose)
 
+    act = role(config, site.key)
+    y = site.y if act.labels is None else act.labels(site.y, site.classes, stream("attack labels"))
     back = query.feedback if query.feedback is not None and len(query.feedback.indices) else None
     if config.keys == "classes":
-        p, w = _of_classes(site, learner, back, stream)
+        p, w = _of_classes(site, y, learner, back, stream)
         remembered: dict[str, Array] = {}
     else:
         if back is not None:
             x = site.transfer.inputs[back.indices]
             learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
-        learner.fit(site.x, site.y, rng=stream("fit"))
+        learner.fit(site.x, y, rng=stream("fit"))
         p = _predict(site, learner, site.transfer.inputs[query.indices])
         w, remembered = _expertise(site, config, query, p, arrays)
+    if act.ballot is not None:
+        p, w = act.ballot(p, w, stream("attack"))
     # Reading private data without a mechanism is an event too: its epsilon is infinite.
     release = prepare(config.release, Release(p, w, NonPrivate()), stream("release"))
     known = _known(arrays, acknowledged)
@@ -156,15 +173,15 @@ def regularized(y: Array, teacher: Teacher, classes: int) -> Array:
 
 
 def _of_classes(
-    site: Site, learner: Learner, back: Teacher | None, stream: Callable[[str], np.random.Generator]
+    site: Site, y: Array, learner: Learner, back: Teacher | None, stream: Callable[[str], np.random.Generator]
 ) -> tuple[Array, Array]:
     """Train with the others' means as regularizer, then return the client's own; no transfer set is involved."""
     if back is None:
-        learner.fit(site.x, site.y, rng=stream("fit"))
+        learner.fit(site.x, y, rng=stream("fit"))
     else:
         weight = np.ones(len(site.x), np.float32)
-        learner.distill(site.x, regularized(site.y, back, site.classes), w=weight, rng=stream("fit"))
-    return class_means(_predict(site, learner, site.x), site.y, site.classes)
+        learner.distill(site.x, regularized(y, back, site.classes), w=weight, rng=stream("fit"))
+    return class_means(_predict(site, learner, site.x), y, site.classes)
 
 
 def _predict(site: Site, learner: Learner, x: Array) -> Array:

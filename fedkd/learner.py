@@ -39,13 +39,20 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How a model learns: passes over private data and over soft labels, batch size, Adam's step, the loss."""
+    """How a model learns: passes over private data and over soft labels, batch size, Adam's step, the loss.
+
+    ``augment`` is a chain of :mod:`fedkd.augment` on every batch that a network learns, ``schedule`` says how its
+    learning rate goes in each call of ``fit`` and ``distill`` (:mod:`fedkd.schedule`); learners that are no networks
+    have neither.
+    """
 
     epochs: int = 5
     distill_epochs: int = 30
     batch_size: int = 32
     learning_rate: float = 3e-3
     distill: str = "kl(temperature=1.0)"
+    augment: str = "none"
+    schedule: str = "constant"
 
 
 class Learner(Protocol):

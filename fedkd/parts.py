@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fedkd import learner, losses, release, transfer
+from fedkd import augment, defense, learner, losses, release, schedule, transfer
 from fedkd.aggregation import aggregator
+from fedkd.attack import attack, dishonest
 from fedkd.dataset import dataset
 from fedkd.errors import ConfigError, FedkdError, SpecError, did_you_mean
 from fedkd.expertise import expertise
@@ -35,14 +36,18 @@ REGISTRIES: dict[str, Registry] = {
     "data": dataset,
     "transfer": transfer.transfer,
     "partition": partition,
+    "attack": attack,
     "labels": labels,
     "select": select,
     "learner": learner.learner,
     "expertise": expertise,
     "release": mechanism,
+    "defend": defense.defense,
     "aggregate": aggregator,
     "sharpen": sharpener,
     "distill": losses.distill_loss,
+    "augment": augment.augment,
+    "schedule": schedule.schedule,
     "feedback": feedback,
     "protect": protection,
 }
@@ -70,6 +75,19 @@ def _checked(key: str, trial: Callable[[str], Any]) -> Callable[[str], None]:
             raise SpecError(f"{key} {spec!r} fails on two rows of three classes: {error}.") from None
 
     return check
+
+
+def _try_attack(spec: str) -> None:
+    act = attack.build(spec)()
+    dishonest(act, 2, np.random.default_rng(0))
+    if act.labels is not None:
+        act.labels(np.arange(3), 3, np.random.default_rng(0))
+    if act.ballot is not None:
+        act.ballot(P, np.ones(2, np.float32), np.random.default_rng(0))
+
+
+def _try_defend(spec: str) -> None:
+    defense.vet(spec, np.stack([P, P[::-1]]), np.ones((2, 2), np.float32), np.ones(2))
 
 
 def _try_aggregator(spec: str) -> None:
@@ -114,16 +132,20 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     **{key: registry.build for key, registry in REGISTRIES.items()},
     "transfer": transfer.check,
     "partition": _checked("partition", _try_partition),
+    "attack": _checked("attack", _try_attack),
     "labels": _checked("labels", lambda spec: labels.build(spec)()),
     "select": _checked("select", _try_select),
     "learner": learner.check_mix,
     "student": learner.check_student,
     "expertise": _checked("expertise", _try_expertise),
     "release": _checked("release", release.check),
+    "defend": _checked("defend", _try_defend),
     "aggregate": _checked("aggregate", _try_aggregator),
     "sharpen": _checked("sharpen", _try_sharpener),
     "broadcast": _checked("broadcast", release.check),
     "distill": losses.check,
+    "augment": augment.check,
+    "schedule": schedule.check,
     "feedback": _checked("feedback", _try_feedback),
 }
 """Configuration key to a function that raises :class:`SpecError` unless its value can be built."""

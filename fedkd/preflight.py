@@ -13,6 +13,7 @@ import traceback
 
 import numpy as np
 
+from fedkd.augment import augment
 from fedkd.client import training_of
 from fedkd.config import Config, mixed
 from fedkd.errors import ConfigError, DataError, FedkdError, SpecError
@@ -38,6 +39,8 @@ def check_data(config: Config) -> Federation:
         raise DataError(f"data {config.data!r}: cannot read {error.filename}: {error.strerror}") from None
     if config.labels != "none" and shared.truth is None:
         raise ConfigError(f"labels = {config.labels!r} needs a transfer set with labels, got {config.transfer!r}")
+    for view in augment.chain(config.augment):
+        view(shared.transfer.inputs[:2], np.random.default_rng(0))
     if config.keys == "samples":
         rows, classes = len(shared.transfer), shared.dataset.classes
         pool = Pool(

@@ -32,7 +32,7 @@ from fedkd.select import Selection
 from fedkd.softlabels import Array
 from fedkd.units import percent, points
 
-TEACHER = ("aggregate", "sharpen", "replay")
+TEACHER = ("defend", "aggregate", "sharpen", "replay")
 """Keys that decide the teacher."""
 STUDENT = ("student", "distill", "distill_epochs", "batch_size", "learning_rate", "seed")
 """Keys that decide what the student makes of it."""

@@ -2,7 +2,8 @@
 
 The page is self-contained (no script, nothing loaded), works while a run is unfinished, and never looks better than the
 run was: what is not known is said to be unknown, and privacy that is not stated in full is printed as none. Reading is
-in :mod:`fedkd.journal`, the panels are in :mod:`fedkd.report_panels`; here are the words above them.
+in :mod:`fedkd.journal`, the panels are in :mod:`fedkd.report_panels` and
+:mod:`fedkd.report_clients`; here are the words above them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fedkd import report_clients as clients
 from fedkd import report_panels as panels
 from fedkd.errors import FedkdError
 from fedkd.files import write_atomic
@@ -21,8 +23,8 @@ from fedkd.units import gap, percent, plain, points, short, size
 PAGE = "report.html"
 SECTIONS = {
     "Does it work?": (panels.accuracy, panels.accuracy_by_bytes),
-    "What does each client get?": (panels.held, panels.gain, panels.presence),
-    "Where does the time go?": (panels.latency, panels.phases),
+    "What does each client get?": (clients.held, clients.gain, clients.presence, clients.outliers),
+    "Where does the time go?": (clients.latency, panels.phases),
     "Can its answers be trusted?": (panels.reliability, panels.confusion, panels.loss, panels.entropy),
     "What does it give away?": (panels.released,),
 }

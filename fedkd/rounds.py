@@ -21,6 +21,7 @@ from fedkd.audience import EVERYONE, Audience
 from fedkd.clock import Clock
 from fedkd.codec import IN_FULL, Known, decode_release, encode_query, peek, remember
 from fedkd.config import Config
+from fedkd.defense import outlier_scores, vet
 from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
 from fedkd.feedback import Back, Outcome, feedback
 from fedkd.files import load_arrays, save_arrays
@@ -99,6 +100,7 @@ class State:
     lesson: Teacher | None = None
     kept: Array | None = None
     known: dict[int, Known] = field(default_factory=dict)
+    trust: dict[int, float] = field(default_factory=dict)
     reports: list[RoundReport] = field(default_factory=list)
     told: dict[int, Audience] = field(default_factory=dict)
 
@@ -167,7 +169,9 @@ class Loop:
         # Sorted by client: neither the order nor the timing of arrivals can change a bit of the teacher.
         clients = sorted(collected.releases)
         releases = [collected.releases[key] for key in clients]
-        fresh = Teacher(self._ensemble(releases, selection.ask), selection.ask)
+        trust = np.array([self.state.trust.get(key, 1.0) for key in clients])
+        ensemble, trust = self._ensemble(releases, selection.ask, trust)
+        fresh = Teacher(ensemble, selection.ask)
         memory = self.state.memory.count(selection.ask).learn(fresh, round_)
         rows = (
             np.union1d(selection.learn, memory.recent(round_, config.replay)) if config.replay > 1 else selection.learn
@@ -183,7 +187,8 @@ class Loop:
             measured = self._measure(teacher, fresh, collected)
             clock.lap("evaluate")
             outcome = Outcome(lesson, self._answer, clients, selection.ask, lambda: stack(releases, slice(None)))
-            report = RoundReport(round_, measured, collected.clients, clock.seconds, collected.latency)
+            rows_of = self._judged(collected, releases, fresh, trust)
+            report = RoundReport(round_, measured, rows_of, clock.seconds, collected.latency)
             following = State(
                 round_,
                 memory.forget(selection.forget),
@@ -192,6 +197,7 @@ class Loop:
                 lesson,
                 kept,
                 self._remember(query, collected),
+                {**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
                 [*self.state.reports, report],
                 told=self._told(query),
             )
@@ -294,15 +300,31 @@ class Loop:
                 known[key] = remember(base, release, query, self.rows)
         return known
 
-    def _ensemble(self, releases: Sequence[Release], rows: Array) -> Array:
-        """Return the sharpened soft labels (n, C) of the releases."""
+    def _ensemble(self, releases: Sequence[Release], rows: Array, trust: Array) -> tuple[Array, Array]:
+        """Return the sharpened soft labels (n, C) of the releases, and how far each is trusted after that (K,)."""
         if self.rules is not None and self.public_labels is not None and releases:
             ballots = stack(releases, slice(None))
             w = self.rules.credit(ballots.p, ballots.w, self.public_labels[rows])
             releases = [replace(release, w=w[k]) for k, release in enumerate(releases)]
+        if self.config.defend != "none" and releases:
+            ballots = stack(releases, slice(None))
+            vetted = vet(self.config.defend, ballots.p, ballots.w, trust)
+            releases = [replace(r, p=vetted.p[k], w=vetted.w[k]) for k, r in enumerate(releases)]
+            trust = vetted.trust
         ensemble = in_chunks(aggregator.build(self.config.aggregate), releases)
         sharp: Array = sharpener.build(self.config.sharpen)(ensemble)
-        return sharp.astype(np.float32, copy=False)
+        return sharp.astype(np.float32, copy=False), trust
+
+    def _judged(
+        self, collected: Collected, releases: Sequence[Release], teacher: Teacher, trust: Array
+    ) -> dict[str, dict[str, Any]]:
+        """Return the clients' rows of the report, with the outlier score and the trust of those that were heard."""
+        rows = dict(collected.clients)
+        for key, release, trusted in zip(sorted(collected.releases), releases, trust.tolist(), strict=True):
+            (far,) = outlier_scores(release.p[None], release.w[None], teacher.p)
+            row = {"outlier": float(far) if np.isfinite(far) else None}
+            rows[str(key)] = {**rows[str(key)], **row, **({"trust": trusted} if self.config.defend != "none" else {})}
+        return rows
 
     def _lesson(self, teacher: Teacher) -> tuple[Teacher, Array | None]:
         """Return what the student is taught; with public labels, also what it says where it is right."""
@@ -477,7 +499,12 @@ class Loop:
             arrays |= {f"told.{key}.{name}": array for name, array in audience.to_arrays().items()}
         if self.student is not None:
             arrays |= {f"student.{name}": array for name, array in self.student.state().items()}
-        header = {"round": state.round, "run": self._identity(), "reports": [asdict(r) for r in state.reports]}
+        header = {
+            "round": state.round,
+            "run": self._identity(),
+            "reports": [asdict(r) for r in state.reports],
+            "trust": {str(key): value for key, value in state.trust.items()},
+        }
         try:
             save_arrays(path, arrays, header)
         except OSError as error:
@@ -501,6 +528,7 @@ class Loop:
             teachers.get("lesson", teachers.get("teacher")),
             arrays.get("kept"),
             {key: Known.from_arrays(part) for key, part in _by_key("known.", arrays).items()},
+            {int(key): value for key, value in header["trust"].items()},
             [RoundReport(**report) for report in header["reports"]],
             told={key: Audience.from_arrays(part) for key, part in _by_key("told.", arrays).items()},
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 import fedkd
 from fedkd import metrics
-from fedkd.client import spec_of, training_of
+from fedkd.client import HONEST, role, spec_of, training_of
 from fedkd.config import Config
 from fedkd.federation import Federation
 from fedkd.learner import Learner, make_learner, set_threads
@@ -91,6 +91,7 @@ def summarize(
                 "architecture": spec_of(config, int(name)) if name.isdigit() else "?",
                 "before": first.clients.get(name, {}).get("local"),
                 "after": row.get("local"),
+                **({"dishonest": simulated and _lies(config, name)} if config.attack != "none" else {}),
             }
             for name, row in last.clients.items()
         },
@@ -142,6 +143,10 @@ def _pooled(config: Config, shared: Federation) -> float | None:
         model.fit(x, y, rng=generator(config.seed, "pooled", round_))
     test = shared.test()
     return metrics.accuracy(model.predict(test[0]), test[1])
+
+
+def _lies(config: Config, name: str) -> bool:
+    return name.isdigit() and role(config, int(name)) is not HONEST
 
 
 def _held(shared: Federation) -> dict[str, list[int]]:

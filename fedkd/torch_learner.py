@@ -80,20 +80,8 @@ class Adam:
 class TorchLearner:
     """A network that learns with Adam. The optimizer starts anew in each call, so nothing but weights must be kept."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        training: Training,
-        architecture: str,
-        *,
-        augment: str = "none",
-        schedule: str = "constant",
-    ) -> None:
-        """Take a network (B, ...) -> logits (B, C); environment variable FEDKD_DEVICE moves it off the CPU.
-
-        ``augment`` is a chain of :mod:`fedkd.augment` on every batch that is learned, ``schedule`` says how the
-        learning rate goes in each call of ``fit`` and ``distill`` (:mod:`fedkd.schedule`).
-        """
+    def __init__(self, network: nn.Module, training: Training, architecture: str) -> None:
+        """Take a network (B, ...) -> logits (B, C); environment variable FEDKD_DEVICE moves it off the CPU."""
         name = os.environ.get("FEDKD_DEVICE", "cpu")
         try:
             self.device = torch.device(name)
@@ -101,8 +89,8 @@ class TorchLearner:
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"FEDKD_DEVICE: cannot use {name!r}: {str(error).splitlines()[0]}") from None
         self.training, self.architecture = training, architecture
-        self.views = [] if augment == "none" else augmentations.chain(augment)
-        self.schedule = schedules.build(schedule)
+        self.views = [] if training.augment == "none" else augmentations.chain(training.augment)
+        self.schedule = schedules.build(training.schedule)
         self.parameters = sum(p.numel() for p in network.parameters())
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:

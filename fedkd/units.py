@@ -18,6 +18,11 @@ def points(value: float | None) -> str:
     return "±0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
+def three(value: float | None) -> str:
+    """Return a number with three decimals, None as a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def gap(difference: float) -> str:
     """Return ``0.333`` as ``"33.3 points above"``; a difference that rounds to nothing is ``"level with"``."""
     text = f"{abs(100 * difference):.1f}"

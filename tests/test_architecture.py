@@ -33,7 +33,7 @@ LAYERS = [
      "sklearn_learner", "journal", "charts", "report_template", "page", "recording", "augment", "schedule",
      "distillation", "attack", "defense"},
     {"parts", "federation"},
-    {"config", "report_panels", "report", "compare", "table"},
+    {"config", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "rounds", "rundir", "reference"},
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep"},
     {"flower"},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedkd import client as client_module
-from fedkd.client import Site, answer, build_learner, class_means, regularized, spec_of
+from fedkd.client import HONEST, Site, answer, build_learner, class_means, regularized, role, spec_of
 from fedkd.codec import decode_release, encode_query, remember_feedback
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
@@ -259,3 +259,26 @@ def test_a_client_that_is_asked_about_classes_answers_one_row_for_each_and_absta
     again = Query(2, np.arange(CLASSES), CLASSES, TRANSFER.fingerprint, back)
     taught = answer(site(labels=[0, 2] * 30), encode_query(again, CLASSES, "float32"), config)
     assert decode_release(taught.frame, again)[1].p[0, 1] > release.p[0, 1] + 0.1
+
+
+def test_a_dishonest_client_lies_in_its_ballots_or_learns_from_flipped_labels_and_the_others_do_not():
+    query = ask()
+    honest = {k: decode_release(answer(site(key=k), frame(query), CONFIG).frame, query)[1].p for k in range(8)}
+    lying = CONFIG.model_copy(update={"attack": "lma(share=0.5)"})
+    said = {k: decode_release(answer(site(key=k), frame(query), lying).frame, query)[1].p for k in range(8)}
+    changed = {k for k in range(8) if not np.array_equal(said[k], honest[k])}
+    assert changed == {k for k in range(8) if role(lying, k) is not HONEST}
+    assert len(changed) == 4
+    for k in changed:
+        assert (said[k].argmax(axis=1) == honest[k].argmin(axis=1)).all()
+
+    flipping = CONFIG.model_copy(update={"attack": "label_flip(share=1.0)"})
+    flipped = decode_release(answer(site(key=0), frame(query), flipping).frame, query)[1].p
+    right = honest[0].argmax(axis=1)
+    assert (flipped.argmax(axis=1) == CLASSES - 1 - right).mean() > 0.9
+
+
+def test_a_larger_share_of_liars_contains_the_smaller_one():
+    few, many = (CONFIG.model_copy(update={"attack": f"random(share={share})"}) for share in (0.25, 0.5))
+    liars = [{k for k in range(8) if role(config, k) is not HONEST} for config in (few, many)]
+    assert len(liars[0]) == 2 and len(liars[1]) == 4 and liars[0] < liars[1]

@@ -1,5 +1,6 @@
 """How much a ballot counts: by hand, against brute force, and on data where a plain mean fails."""
 
+import importlib
 import math
 
 import numpy as np
@@ -25,7 +26,7 @@ from fedkd.expertise import (
 from fedkd.expertise.sketch import Fourier
 from fedkd.records import TransferSet
 
-SCALE_FREE = ["density", "density_ratio", "gaussian", "knn_density", "private_sketch(sigma=0.0)"]
+SCALE_FREE = ["distance", "density_ratio", "gaussian", "density", "private_sketch(sigma=0.0)"]
 P = np.array([[1.0, 0.0], [0.5, 0.5], [0.8, 0.2]], np.float32)
 
 
@@ -197,73 +198,94 @@ def test_what_is_no_image_is_compared_as_it_is():
 # The data as a measure.
 
 
-def test_density_falls_with_the_distance_to_the_data():
+def test_distance_falls_with_the_distance_to_the_data():
     line = np.linspace(0, 10, 50)[:, None]
-    w = weights_of("density(bandwidth=1.0)", line, np.zeros((20, 1)))
+    w = weights_of("distance(bandwidth=1.0)", line, np.zeros((20, 1)))
     assert (np.diff(w) < 0).all()
     assert w[0] == 1.0
-    assert (np.diff(weights_of("density", line, np.zeros((20, 1)))) <= 0).all()
+    assert (np.diff(weights_of("distance", line, np.zeros((20, 1)))) <= 0).all()
 
 
-def test_density_by_hand():
+def test_distance_by_hand():
     # Rows at 0, 2 .. 18; from each the nearest other is 2 away, so h = 2 * bandwidth = 1. The example is at 21.
     line = 2 * np.arange(10.0)[:, None]
-    w = weights_of("density(bandwidth=0.5, neighbors=1)", line, [[21.0]], rows=[9, 8])
+    w = weights_of("distance(bandwidth=0.5, neighbors=1)", line, [[21.0]], rows=[9, 8])
     assert w == pytest.approx([math.exp(-3), math.exp(-5)])
     # The second nearest other is 2 away inside and 4 away at both ends: the median is 2. The second example is at 22.
-    w = weights_of("density(bandwidth=0.5, neighbors=2)", line, [[20.0], [22.0]], rows=[9])
+    w = weights_of("distance(bandwidth=0.5, neighbors=2)", line, [[20.0], [22.0]], rows=[9])
     assert w == pytest.approx([math.exp(-4)])
 
 
-def test_knn_density_by_hand():
-    # Rows on a line, 2 apart: h = 2, one dimension. Examples at 20 and 24, asked is 18: r = 2 and 6, over h 1 and 3.
-    # psi(1) = -.5772 and psi(2) = .4228; the mean of psi(j) - log r_j is -.0772 - log(3) / 2, times sharpness.
+def test_density_by_hand():
+    # Rows on a line, 2 apart: the two nearest others of 18 are 2 away. Examples at 20 and 24 are 2 and 6 away, so the
+    # mean log distance is larger by log(3) / 2, times m, times sharpness; psi(1) and psi(2) are on both sides.
     line = 2 * np.arange(40.0)[:, None]
-    assert intrinsic_dimension(line.astype(np.float32)) == pytest.approx(1.0, abs=0.3)
     m = intrinsic_dimension(line.astype(np.float32))
+    assert m == pytest.approx(1.0, abs=0.3)
     for sharpness in (1.0, 2.0):
-        w = weights_of(f"knn_density(neighbors=2, sharpness={sharpness})", line, [[20.0], [24.0]], rows=[9])
-        scale = 2.0  # to the second nearest other row: 2 on both sides
-        assert np.log(w) == pytest.approx([sharpness * (-0.0772 - m * np.log(2 / scale * 6 / scale) / 2)], abs=1e-3)
+        w = weights_of(f"density(neighbors=2, sharpness={sharpness})", line, [[20.0], [24.0]], rows=[9])
+        assert np.log(w) == pytest.approx([-sharpness * m * np.log(3) / 2], abs=1e-3)
 
 
-def test_knn_density_is_the_density_of_the_data_times_their_number():
+def test_a_client_that_holds_the_transfer_set_has_the_density_of_it():
+    # Its nearest example is the row itself, so it is somewhat denser than what is left without the row, never sparser.
+    pool = normal(400, 3)
+    w = weights_of("density(sharpness=1.0)", pool, normal(400, 3, seed=5))
+    assert abs(np.log(w).mean()) < 0.3
+    assert (weights_of("density", pool, pool) > 1).all()
+
+
+def test_the_transfer_set_may_be_larger_than_what_stands_for_it(monkeypatch):
+    pool, private = normal(900, 2), normal(300, 2, seed=3) * 0.5
+    whole = np.log(weights_of("density", pool, private))
+    module = importlib.import_module("fedkd.expertise.space")  # the package has a function of this name
+    monkeypatch.setattr(module, "REFERENCE", 300)
+    monkeypatch.setattr(module, "_AROUND", {})
+    part = np.log(weights_of("density", pool, private))
+    # A third of the rows is a third of the density, up to the power and what the estimate scatters.
+    m = intrinsic_dimension(pool.astype(np.float32))
+    assert (part - whole).mean() == pytest.approx(1.5 * m / 2 * math.log(3), abs=0.35)
+    assert np.corrcoef(part, whole)[0, 1] > 0.9
+
+
+def test_density_is_the_density_of_the_data_times_their_number():
     # A uniform square: a client with four times the examples is four times as dense, one that is spread out a quarter.
     pool = np.random.default_rng(0).random((2000, 2)).astype(np.float32)
     inside = np.flatnonzero((np.abs(pool - 0.5) < 0.3).all(axis=1))
     draw = np.random.default_rng(1)
     few, many, wide = draw.random((500, 2)), draw.random((2000, 2)), draw.random((500, 2)) * 2 - 0.5
     m = intrinsic_dimension(pool)
-    spec = f"knn_density(neighbors=10, sharpness={2 / m})"  # two dimensions, whatever the estimate
+    spec = f"density(neighbors=10, sharpness={2 / m})"  # two dimensions, whatever the estimate
     few, many, wide = (np.log(weights_of(spec, pool, one, rows=inside)).mean() for one in (few, many, wide))
     assert many - few == pytest.approx(math.log(4), abs=0.15)
     assert few - wide == pytest.approx(math.log(4), abs=0.25)
 
 
-def test_knn_density_is_fair_to_clients_with_fewer_examples_than_neighbors():
-    # One example at 2 h says psi(1) - m log 2; two at 2 h say (psi(1) + psi(2)) / 2 - m log 2: half an example in log.
+def test_density_is_fair_to_clients_with_fewer_examples_than_neighbors():
+    # One example 6 away says psi(1) - m log 6; two say (psi(1) + psi(2)) / 2 - m log 6: half an example more in log.
+    # The transfer set around 20 has its nearest at 1, 1, 2, 2, 3; psi(1..5) are -.5772, .4228, .9228, 1.2561, 1.5061.
     line = np.arange(40.0)[:, None]
-    scale = 3.0  # to the fifth nearest other row
     m = intrinsic_dimension(line.astype(np.float32))
-    one = weights_of("knn_density(sharpness=1.0)", line, [[20 + 2 * scale]], rows=[20])
-    two = weights_of("knn_density(sharpness=1.0)", line, [[20 + 2 * scale]] * 2, rows=[20])
-    assert np.log(one) == pytest.approx([-0.5772 - m * math.log(2)], abs=1e-3)
-    assert np.log(two) == pytest.approx([-0.0772 - m * math.log(2)], abs=1e-3)
+    public = 0.7061 - m * (2 * math.log(2) + math.log(3)) / 5
+    one = weights_of("density(sharpness=1.0)", line, [[26.0]], rows=[20])
+    two = weights_of("density(sharpness=1.0)", line, [[26.0]] * 2, rows=[20])
+    assert np.log(one) == pytest.approx([-0.5772 - m * math.log(6) - public], abs=1e-3)
+    assert np.log(two) == pytest.approx([-0.0772 - m * math.log(6) - public], abs=1e-3)
 
 
-def test_knn_density_compares_images_by_shape():
+def test_density_compares_images_by_shape():
     # Dark squares left, dark squares right: a light square on the left is left, though its pixels are all different.
     draw = np.random.default_rng(0)
     left, right = (np.concatenate([square(at + i % 3, light=-0.5 - i / 40) for i in range(20)]) for at in (4, 16))
     asked = np.concatenate([square(5), square(17)])
     pool = np.concatenate([asked, left[:5] + 0, right[:5] + 0, draw.random((30, 1, 28, 28)) * 0.1])
-    ratio = weights_of("knn_density", pool, left, rows=[0, 1]) / weights_of("knn_density", pool, right, rows=[0, 1])
+    ratio = weights_of("density", pool, left, rows=[0, 1]) / weights_of("density", pool, right, rows=[0, 1])
     assert ratio[0] > 10 and ratio[1] < 0.1
 
 
 def test_a_copy_of_a_sample_counts_much_and_not_everything():
     pool = normal(200, 3)
-    w = weights_of("knn_density(neighbors=1)", pool, pool[:1])
+    w = weights_of("density(neighbors=1)", pool, pool[:1])
     assert w[0] == w.max()
     assert w.max() < 1e20 and w.min() > 0
 
@@ -451,10 +473,10 @@ def test_an_event_off_a_frame_claims_nothing():
 # All that read the data.
 
 
-def test_density_uses_what_neighbors_there_are():
+def test_distance_uses_what_neighbors_there_are():
     line = np.arange(10.0)[:, None]
-    assert weights_of("density(neighbors=5)", line, [[0.0]])[0] == 1.0
-    assert np.isfinite(weights_of("density(neighbors=5)", line[:2], [[0.0]])).all()
+    assert weights_of("distance(neighbors=5)", line, [[0.0]])[0] == 1.0
+    assert np.isfinite(weights_of("distance(neighbors=5)", line[:2], [[0.0]])).all()
 
 
 @pytest.mark.parametrize("spec", SCALE_FREE)
@@ -472,18 +494,23 @@ def test_where_the_data_lies_does_not_matter(spec):
     assert weights_of(spec, pool + 100, private + 100) == pytest.approx(weights_of(spec, pool, private), rel=2e-2)
 
 
-def test_a_row_far_from_all_data_is_still_an_answer():
-    w = weights_of("density", [[0.0], [0.1], [0.2], [1e6]], [[0.0]])
-    assert 0 < w[3] < w[2]
+@pytest.mark.parametrize("spec", ["distance", "density"])
+def test_a_row_far_from_all_data_is_still_an_answer(spec):
+    w = weights_of(spec, [[0.0], [0.1], [0.2], [1e6]], [[0.0]])
+    assert 0 < w[3] < 1e30
+    assert w[3] < w[2] or spec == "density"  # where there is no transfer data either, little is much
 
 
 def test_a_transfer_set_of_repeated_rows_has_a_scale_too():
     pool = np.repeat([[0.0], [1.0], [5.0]], [20, 20, 2], axis=0)  # the median distance to a neighbor is zero
-    w = weights_of("density", pool, [[0.0]])
+    w = weights_of("distance", pool, [[0.0]])
     assert w[0] == 1.0
     assert 0 < w[-1] < w[25] < 1
-    assert weights_of("density", pool * 1000, [[0.0]]) == pytest.approx(w)
+    assert weights_of("distance", pool * 1000, [[0.0]]) == pytest.approx(w)
     assert np.isfinite(weights_of("density_ratio", pool, [[0.0]])).all()
+    dense = weights_of("density", pool, [[0.0]] * 5)
+    assert dense[0] > 1 > dense[25] > 0
+    assert weights_of("density", pool * 1000, [[0.0]] * 5) == pytest.approx(dense, rel=1e-4)
 
 
 def test_one_and_the_same_row_everywhere_weighs_the_same_everywhere():
@@ -528,10 +555,10 @@ def test_the_density_ratio_stays_within_its_range_and_on_its_side(penalty, apart
 
 def test_the_cache_never_answers_for_another_transfer_set():
     private = normal(10, 2)
-    first = weights_of("density", normal(30, 2, seed=1), private)
-    weights_of("density", normal(30, 2, seed=2), private)
-    weights_of("density(dimensions=1)", normal(30, 2, seed=1), private)
-    assert (weights_of("density", normal(30, 2, seed=1), private) == first).all()
+    first = weights_of("distance", normal(30, 2, seed=1), private)
+    weights_of("distance", normal(30, 2, seed=2), private)
+    weights_of("distance(dimensions=1)", normal(30, 2, seed=1), private)
+    assert (weights_of("distance", normal(30, 2, seed=1), private) == first).all()
 
 
 def test_a_client_without_data_abstains():
@@ -542,16 +569,16 @@ def test_a_client_without_data_abstains():
 @pytest.mark.parametrize(
     "spec",
     [
-        "density(bandwidth=0)",
-        "density(bandwidth=-1.0)",
-        "density(neighbors=0)",
-        "density(dimensions=0)",
+        "distance(bandwidth=0)",
+        "distance(bandwidth=-1.0)",
+        "distance(neighbors=0)",
+        "distance(dimensions=0)",
         "confidence(power=-1.0)",
         "density_ratio(penalty=0)",
         "density_ratio(features=0)",
         "entropy(floor=0)",
-        "density(bandwidth=1e999)",
-        "knn_density(sharpness=0)",
+        "distance(bandwidth=1e999)",
+        "density(sharpness=0)",
         "gaussian(temperature=-1.0)",
         "gaussian(shrinkage=0)",
         "kulsif(width=0)",
@@ -590,7 +617,7 @@ def test_static_members_are_those_that_do_not_read_the_predictions():
             assert (one != other).any(), name
 
 
-@pytest.mark.parametrize("spec", ["density", "density_ratio", "gaussian", "knn_density", "private_sketch(sigma=0.5)"])
+@pytest.mark.parametrize("spec", ["distance", "density_ratio", "gaussian", "density", "private_sketch(sigma=0.5)"])
 def test_two_experts_with_disjoint_classes_teach_the_right_thing_and_their_plain_mean_does_not(spec):
     centers = np.array([[0, 0], [6, 0], [0, 6], [6, 6]], np.float32)
     truth = np.repeat(np.arange(4), 60)

@@ -31,10 +31,10 @@ FURTHER = {
     "quantize": [f"quantize(bits={bits})" for bits in range(1, 9)],
     "top_k": [f"top_k(k={k})" for k in (1, 2, 9, 64)],
     "weights": [f"weights(bits={bits})" for bits in range(1, 9)],
-    "density": ["density(neighbors=1, dimensions=2, bandwidth=1.0)"],
+    "distance": ["distance(neighbors=1, dimensions=2, bandwidth=1.0)"],
     "density_ratio": ["density_ratio(penalty=1.0, features=10)"],
     "gaussian": ["gaussian(dimensions=2, shrinkage=1.0, temperature=1.0)"],
-    "knn_density": ["knn_density(neighbors=1, dimensions=2, sharpness=0.5)"],
+    "density": ["density(neighbors=1, dimensions=2, sharpness=0.5)"],
     "kulsif": ["kulsif(width=0.5, auxiliary=20, share=0.5)"],
     "private_sketch": ["private_sketch(features=10, dimensions=2, sigma=0.0)"],
 }

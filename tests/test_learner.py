@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ def torch_learner(shape=(1, 8, 8), *, training=TRAINING, **options):
     from fedkd.torch_learner import TorchLearner, seeded
 
     network = seeded(1, lambda: models.mlp(shape, CLASSES, hidden=16))
-    return TorchLearner(network, training, "mlp", **options)
+    return TorchLearner(network, replace(training, **options), "mlp")
 
 
 @pytest.mark.parametrize("augment", ["shift(pixels=1)", "flip | shift(pixels=1)"])

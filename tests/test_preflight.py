@@ -27,12 +27,18 @@ SMALL = {"clients": 2, "learner": "constant", "student": "none"}
         ("sharpen=era(temperature=0.0)", "'temperature' must be above 0, got 0.0"),
         ("release=quantize(bits=0)", "release: mechanism 'quantize': 'bits' must be in 1..8, got 0"),
         ("broadcast=quantize(bits=9)", "broadcast: mechanism 'quantize': 'bits' must be in 1..8, got 9"),
-        ("expertise=density(bandwidth=0)", "'bandwidth' must be above 0"),
+        ("expertise=density(sharpness=0)", "'sharpness' must be above 0"),
         ("feedback=clusters(count=0)", "'count' and 'steps' must be at least 1"),
         ("feedback=personal(penalty=0)", "'penalty' must be above 0"),
         ("select=uniform(size=0)", "'size' must be at least 1, got 0"),
         ("partition=dirichlet(alpha=0)", "alpha must be positive and finite, got 0.0"),
         ("labels=gems(mix=2)", "'mix' must be in [0, 1], got 2.0"),
+        ("attack=lma(share=2)", "'share' must be in [0, 1], got 2.0"),
+        ("attack=lam", "unknown attack 'lam'. Did you mean 'lma'?"),
+        ("defend=cap(share=0)", "'share' must be in (0, 1], got 0.0"),
+        ("defend=exp_guard | cross_check", "one part that judges is enough"),
+        ("augment=shift(pixels=0)", "'pixels' must be at least 1, got 0"),
+        ("schedule=cosine(warmup=1)", "'warmup' must be in [0, 1), got 1.0"),
     ],
 )
 def test_an_option_out_of_range_is_refused_when_the_configuration_is_read(setting, sentence):
@@ -40,6 +46,15 @@ def test_an_option_out_of_range_is_refused_when_the_configuration_is_read(settin
         resolve(sets=[setting], environ={})
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_view_that_does_not_fit_the_inputs_is_refused_before_anything_is_trained(tmp_path):
+    flat = tmp_path / "flat.npz"
+    draw = np.random.default_rng(0)
+    np.savez(flat, x=draw.random((300, 5), np.float32), y=draw.integers(0, 3, 300))
+    config = Config(data=f"npz(path='{flat}')", transfer="split(size=50)", augment="flip", **SMALL)
+    with pytest.raises(SpecError, match="augmentation 'flip' needs images"):
+        check_data(config)
 
 
 def test_a_part_that_raises_anything_else_is_refused_too(monkeypatch):

@@ -111,6 +111,21 @@ class _Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_who_stands_apart_has_a_panel_where_it_is_known(tmp_path):
+    rounds, summary = [_round(1), _round(2)], _summary()
+    for r in rounds:
+        for key, row in r["clients"].items():
+            row["outlier"] = 0.9 if key == "3" else 0.1 + 0.01 * int(key)
+            row["trust"] = 0.25 if key == "3" else 1.0
+    for key, row in summary["clients"].items():
+        row["dishonest"] = key in ("3", "0")
+    html = render(Run(tmp_path, [RoundReport(**r) for r in rounds], summary))
+    assert "Client 3 is farthest from it at last: 0.900" in html
+    assert "Of the 2 that attack, 1 are among the 2 farthest." in html
+    bare = render(Run(tmp_path, [RoundReport(**_round(1))], _summary()))
+    assert "Who stands apart" not in bare
+
+
 def test_every_panel_is_there_with_a_picture_and_its_numbers(run):
     page = _page(run)
     for name in PANELS:

@@ -743,3 +743,50 @@ def test_without_delta_nothing_is_remembered():
     this = loop(settings(rounds=3, broadcast="float32"))
     this.run(Network(truthful, truthful))
     assert this.state.told == {}
+
+
+# Liars.
+
+
+def liar(query, client):
+    """The ballot of one who is sure that it is the next class."""
+    p = one_hot((TRUTH[query.indices] + 1) % CLASSES, CLASSES)
+    return Release(p.astype(np.float32), np.ones(len(p), np.float32))
+
+
+def test_who_stands_apart_from_the_teacher_is_in_the_report():
+    (report, _) = loop().run(Network(truthful, truthful, liar, truthful))
+    far = {name: row["outlier"] for name, row in report.clients.items()}
+    assert max(far, key=far.get) == "2" and far["2"] > 2 * far["0"]
+    assert "trust" not in report.clients["2"], "nobody judged"
+
+
+def test_a_defense_hears_liars_less_from_round_to_round_and_says_so():
+    plain, guarded = (
+        loop(settings(rounds=4, defend=defend)).run(Network(truthful, truthful, truthful, liar, liar))
+        for defend in ("none", "exp_guard(eta=2.0)")
+    )
+    trust = [report.clients["4"]["trust"] for report in guarded]
+    assert all(now < before for before, now in itertools.pairwise(trust))
+    assert guarded[-1].clients["0"]["trust"] > 0.999 > 0.2 > trust[-1]
+    assert guarded[-1].metrics["teacher_nll"] < guarded[0].metrics["teacher_nll"] < plain[-1].metrics["teacher_nll"]
+
+
+def test_trust_survives_a_restart(tmp_path):
+    config = settings(rounds=3, defend="exp_guard(eta=2.0)")
+    crowd = (truthful, truthful, liar)
+    whole = loop(config).run(Network(*crowd))
+    path = tmp_path / "checkpoint.safetensors"
+    loop(config.model_copy(update={"rounds": 2}), checkpoint=path).run(Network(*crowd))
+    resumed = loop(config.model_copy(update={"output": str(tmp_path), "resume": True}), checkpoint=path)
+    assert resumed.state.trust[2] < 0.5
+    assert without_time(resumed.run(Network(*crowd))) == without_time(whole)
+
+
+def test_an_absent_client_keeps_the_trust_that_it_had():
+    def sometimes(query, client):
+        return liar(query, client) if query.round == 1 else None
+
+    this = loop(settings(rounds=3, defend="exp_guard(eta=2.0)"))
+    this.run(Network(truthful, truthful, sometimes))
+    assert this.state.trust[2] == this.state.reports[0].clients["2"]["trust"] < 0.5

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.events import NonPrivate, NoOp
-from fedkd.expertise.density import density, gaussian, knn_density
+from fedkd.expertise.density import density, distance, gaussian
 from fedkd.expertise.plain import Expertise, Weights, confidence, entropy_, expertise, uniform
 from fedkd.expertise.ratio import density_ratio, kulsif
 from fedkd.expertise.sketch import Sketch, noisy_sketch, private_sketch, private_weights
@@ -25,7 +25,7 @@ from fedkd.expertise.space import intrinsic_dimension, kth_distance, nearest, pr
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
 
-STATIC = {"density", "density_ratio", "gaussian", "knn_density", "kulsif", "private_sketch"}
+STATIC = {"density", "density_ratio", "distance", "gaussian", "kulsif", "private_sketch"}
 """Members that read the data and not the predictions: a client computes them once for all rounds."""
 
 GATES = {"kulsif"}
@@ -54,11 +54,11 @@ __all__ = [
     "confidence",
     "density",
     "density_ratio",
+    "distance",
     "entropy_",
     "expertise",
     "gaussian",
     "intrinsic_dimension",
-    "knn_density",
     "kth_distance",
     "kulsif",
     "nearest",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedkd.expertise.plain import above_zero, expertise
-from fedkd.expertise.space import intrinsic_dimension, kth_distance, nearest, principal_components, space
+from fedkd.expertise.space import around, kth_distance, mean_digamma, nearest, principal_components, space
 from fedkd.expertise.space import typical_distance as typical
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
@@ -22,6 +22,42 @@ def density(
     private: Array,
     rng: np.random.Generator,
     *,
+    neighbors: int = 5,
+    dimensions: int = 80,
+    sharpness: float = 1.5,
+) -> Array:
+    """Count a ballot by the density of the client's data over that of the transfer set, to a power.
+
+    The j-th nearest of n examples lies at a distance r_j with log(n p(x)) = psi(j) - m log r_j + const on average, m
+    the intrinsic dimension of the data and psi the digamma function (Loftsgaarden and Quesenberry, 1965); the mean over
+    the ``neighbors`` nearest is taken, once among the client's examples and once among the transfer set, and the
+    difference is log(n_k p_k(x) / (n p(x))). The transfer set's part is the same for all clients, so it does not move
+    the teacher; it makes weights of all rows alike in size, so that few bits can hold them. Distances are those between
+    shapes where inputs are images, in ``dimensions`` principal components of the transfer set; m is that of the
+    transfer set too, so nothing needs tuning to the data. ``sharpness`` above 1 makes up for what m is underestimated
+    by. Range e^-80 .. e^80; a client without data abstains.
+    """
+    above_zero("density", neighbors=neighbors, dimensions=dimensions, sharpness=sharpness)
+    if not len(private):
+        return np.zeros(len(rows), np.float32)
+    public, project = space(transfer, dimensions)
+    theirs = around(public, (transfer.fingerprint, dimensions, "space"), neighbors)
+    k = min(neighbors, len(private))
+    r = nearest(public[rows], project(private), k)
+    # A copy of the sample must not silence all others for good.
+    log_r = np.log(np.maximum(r, 0.1 * np.exp(theirs.log_r[rows, None]))).mean(axis=1)
+    log_ratio = mean_digamma(k) - theirs.mean_digamma - theirs.dimension * (log_r - theirs.log_r[rows])
+    return np.asarray(np.exp(np.clip(sharpness * log_ratio, -RANGE, RANGE)), np.float32)
+
+
+@expertise
+def distance(
+    p: Array,
+    rows: Array,
+    transfer: TransferSet,
+    private: Array,
+    rng: np.random.Generator,
+    *,
     bandwidth: float = 0.1,
     neighbors: int = 5,
     dimensions: int = 40,
@@ -32,7 +68,7 @@ def density(
     compute; h is ``bandwidth`` times the median distance of the transfer set to its own k-th neighbor, so it needs
     no tuning to the scale of the inputs. Range (0, 1]; a client without data abstains.
     """
-    above_zero("density", bandwidth=bandwidth, neighbors=neighbors, dimensions=dimensions)
+    above_zero("distance", bandwidth=bandwidth, neighbors=neighbors, dimensions=dimensions)
     if not len(private):
         return np.zeros(len(rows), np.float32)
     public, project = principal_components(transfer, dimensions)
@@ -40,39 +76,6 @@ def density(
     scale = typical(public, (transfer.fingerprint, dimensions), neighbors)
     w = np.exp(-kth_distance(public[rows], project(private), k) / (bandwidth * scale))
     return np.maximum(w, np.finfo(np.float32).tiny, dtype=np.float32)
-
-
-@expertise
-def knn_density(
-    p: Array,
-    rows: Array,
-    transfer: TransferSet,
-    private: Array,
-    rng: np.random.Generator,
-    *,
-    neighbors: int = 5,
-    dimensions: int = 80,
-    sharpness: float = 1.5,
-) -> Array:
-    """Count a ballot by the density n_k p_k(x) of the client's data, from its nearest examples, to a power.
-
-    The j-th of n_k examples lies at a distance r_j with log(n_k p_k(x)) = psi(j) - m log r_j + const on average, m the
-    intrinsic dimension of the data and psi the digamma function; the mean over the ``neighbors`` nearest is taken
-    (Loftsgaarden and Quesenberry, 1965). Distances are those between shapes where inputs are images, in ``dimensions``
-    principal components of the transfer set; m is that of the transfer set too, so nothing needs tuning to the data.
-    ``sharpness`` above 1 makes up for what m is underestimated by. Range e^-80 .. e^80; a client without data abstains.
-    """
-    above_zero("knn_density", neighbors=neighbors, dimensions=dimensions, sharpness=sharpness)
-    if not len(private):
-        return np.zeros(len(rows), np.float32)
-    public, project = space(transfer, dimensions)
-    k = min(neighbors, len(private))
-    scale = typical(public, (transfer.fingerprint, dimensions, "space"), neighbors)
-    r = nearest(public[rows], project(private), k) / scale
-    log_r = np.log(np.maximum(r, 0.1)).mean(axis=1)  # a copy of the sample must not silence all others for good
-    digamma = np.cumsum(np.concatenate([[-np.euler_gamma], 1 / np.arange(1, k)])).mean()
-    log_density = digamma - intrinsic_dimension(public) * log_r
-    return np.asarray(np.exp(np.clip(sharpness * log_density, -RANGE, RANGE)), np.float32)
 
 
 @expertise

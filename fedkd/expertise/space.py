@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,14 @@ WIDE = 1024
 CHUNK = 1000
 """Rows that are worked on at a time."""
 
+REFERENCE = 5000
+"""Most rows of the transfer set that stand for all of it when its density is estimated."""
+
 Project = Callable[[Array], Array]
 
 _PCA: dict[tuple[Any, ...], tuple[Array, Project]] = {}
 _SCALE: dict[tuple[Any, ...], float] = {}
+_AROUND: dict[tuple[Any, ...], Any] = {}
 
 
 def principal_components(transfer: TransferSet, dimensions: int) -> tuple[Array, Project]:
@@ -104,6 +109,48 @@ def typical_distance(public: Array, key: tuple[Any, ...], neighbors: int) -> flo
         _SCALE.clear()
         _SCALE[(*key, neighbors)] = scale
     return scale
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The transfer set around each of its own rows.
+
+    ``log_r`` (M,) is the mean log distance to the nearest other rows, ``mean_digamma`` that of psi(j) over as many
+    neighbors, ``dimension`` the intrinsic one.
+    """
+
+    log_r: Array
+    mean_digamma: float
+    dimension: float
+
+
+def around(public: Array, key: tuple[Any, ...], neighbors: int) -> Around:
+    """Return how densely the rows ``public`` (M, d) lie around each of them; ``key`` names them.
+
+    Of a large set every so many-th row stands for the others: ``REFERENCE`` of them or fewer.
+    """
+    found = _AROUND.get((*key, neighbors))
+    if found is None:
+        step = -(-len(public) // REFERENCE)
+        k = min(neighbors, max(len(public[::step]) - 1, 1))
+        r = nearest(public, public[::step], min(k + 1, len(public[::step])))
+        own = np.arange(len(public)) % step == 0  # the nearest to such a row is the row itself
+        r = np.where(own[:, None], r[:, -k:], r[:, :k])
+        least = 0.1 * (float(np.median(r[:, -1])) or float(r[:, -1].mean()) or 1.0)  # most rows may be there twice
+        log_r = np.log(np.maximum(r, least)).mean(axis=1)
+        found = Around(log_r.astype(np.float32), mean_digamma(k), intrinsic_dimension(public))
+        _AROUND.clear()
+        _AROUND[(*key, neighbors)] = found
+    return found
+
+
+def mean_digamma(k: int) -> float:
+    """Return the mean of the digamma function over 1..k.
+
+    >>> round(mean_digamma(1), 4), round(mean_digamma(2), 4)
+    (-0.5772, -0.0772)
+    """
+    return float(np.cumsum(np.concatenate([[-np.euler_gamma], 1 / np.arange(1, k)])).mean())
 
 
 def intrinsic_dimension(public: Array, *, neighbors: int = 10) -> float:

@@ -51,10 +51,10 @@ WEIGHTS = (
     "entropy",
     "kulsif",
     "density_ratio",
-    "density",
+    "distance",
     "gaussian",
     "private_sketch",
-    "knn_density",
+    "density",
 )
 EPOCHS = {10: 4, 100: 10}  # a hundredth of the data makes few steps an epoch
 CONFIG = Config(batch_size=32, learning_rate=1e-3)

@@ -44,9 +44,9 @@ class Scene:
         """Return an untrained net of two hidden layers; nets of one width start from the same weights."""
         width, batch, rate = (units // 4, 32, 3e-3) if self.small else (units, 128, 1e-3)
         make = partial(models.mlp, self.x.shape[1:], 10, hidden=width, layers=2, **dropout)
-        training = Training(EPOCHS[units], EPOCHS[units], batch, rate, loss)
+        training = Training(EPOCHS[units], EPOCHS[units], batch, rate, loss, augment, "cosine")
         net = seeded(derive(SEED, "net", units), make)
-        return TorchLearner(net, training, f"{units} units", augment=augment, schedule="cosine")
+        return TorchLearner(net, training, f"{units} units")
 
     def alone(self, units: int) -> int:
         """Return the test errors of a net that learned the labels."""
