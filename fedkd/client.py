@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.attack import Attack, attack, dishonest
-from fedkd.codec import Known, decode_query, encode_release, remember
+from fedkd.codec import Known, decode_query, encode_release, peek, remember, remember_feedback
 from fedkd.config import Config, mixed
 from fedkd.errors import CheckpointError
 from fedkd.events import NonPrivate
@@ -23,7 +23,7 @@ from fedkd.metrics import accuracy
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.registry import parse
-from fedkd.release import prepare
+from fedkd.release import form, prepare
 from fedkd.softlabels import Array, check_soft_labels
 
 HONEST = Attack(0.0)
@@ -99,12 +99,13 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     ``acknowledged`` is the round of this client's last release that the server has: a delta starts from it.
     """
     rows = site.classes if config.keys == "classes" else len(site.transfer)
-    query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes)
     digest = hashlib.sha256(frame + f"acknowledged {acknowledged}".encode()).hexdigest()
     run = json.dumps(config.identity())
-    arrays, header = _recall(site, query.round, digest, run)
+    arrays, header = _recall(site, peek(frame).round, digest, run)
     if header.get("query") == digest:
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
+    told = _remembered("told.", arrays)
+    query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
 
     learner = build_learner(site, config)
     learner.load(_under("model.", arrays))
@@ -134,6 +135,9 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     if "delta" in release.coding:  # until the server says which of the two it has, both are kept
         remembered |= _prefixed("sent.", remember(known, release, query, rows).to_arrays())
         remembered |= _prefixed("known.", known.to_arrays() if known is not None else {})
+    broadcast = form(config.broadcast)
+    if "delta" in broadcast.coding and (told := remember_feedback(told, query, broadcast.encoding, rows)) is not None:
+        remembered |= _prefixed("told.", told.to_arrays())
     local = accuracy(learner.predict(site.test[0]), site.test[1]) if config.evaluate and site.test else None
     if site.state is not None:
         model = _prefixed("model.", learner.state())
@@ -186,11 +190,13 @@ def _predict(site: Site, learner: Learner, x: Array) -> Array:
 
 def _known(arrays: dict[str, Array], round_: int) -> Known | None:
     """Return what client and server both know since ``round_``; None if the client does not remember that round."""
-    for prefix in ("sent.", "known."):
-        kept = _under(prefix, arrays)
-        if kept and (known := Known.from_arrays(kept)).round == round_:
-            return known
-    return None
+    kept = [_remembered(prefix, arrays) for prefix in ("sent.", "known.")]
+    return next((known for known in kept if known is not None and known.round == round_), None)
+
+
+def _remembered(prefix: str, arrays: dict[str, Array]) -> Known | None:
+    kept = _under(prefix, arrays)
+    return Known.from_arrays(kept) if kept else None
 
 
 def _prefixed(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:

@@ -13,13 +13,17 @@ Body of a release: event (1), weights, soft labels, and with flag 2 the range co
   teacher that came with the query is part of the context.
 
 Body of a query: the rest of the transfer set's SHA-256 (24), rows M of the transfer set (varint), rows asked, and with
-feedback: its rows, soft labels as above. Rows are as in :func:`fedkd.frames.pack_rows`.
+feedback: its rows, in a delta (flag 1) those of them that it leans on and a CRC-32 of what the client was told of them
+(4), and soft labels as above. Packed, those rows stay as they are and are left out; range coded, they are the context.
+So a delta may lean on less than the client remembers, and many clients can read the same one. Rows are as in
+:func:`fedkd.frames.pack_rows`.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,11 +81,15 @@ from fedkd.symbols import (
 ONES, ONE, EACH, LEVELS = range(4)
 KEPT = 16
 FLAGS = {"delta": DELTA, "range_code": RANGE, "zstd": ZSTD}
+IN_FULL = "send it in full"
+"""What a client says when it lacks what a query leans on; the server then sends it all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
     """What client and server both remember of a client's releases up to ``round``, the last that arrived.
+
+    It also holds what one end remembers of the feedback up to a round; then ages and weights mean nothing.
 
     For each row of the transfer set: was it ``seen`` (M,), its ``symbols`` (M,) or (M, C), for how many releases they
     have been these, ``age`` (M,), and its weight ``w`` (M,).
@@ -117,10 +125,19 @@ def remember(known: Known | None, release: Release, query: Query, size: int) -> 
         blank, zeros = np.zeros(shape, symbols.dtype), np.zeros(size, np.float32)
         known = Known(0, release.encoding, blank, np.full(size, OLD, np.uint8), zeros, np.zeros(size, bool))
     every, age, w, seen = known.symbols.copy(), known.age.copy(), known.w.copy(), known.seen.copy()
-    stays = ~seen[rows] | _rows_equal(symbols, every[rows])
+    stays = ~seen[rows] | rows_equal(symbols, every[rows])
     age[rows] = np.where(stays, np.minimum(age[rows] + 1, OLD), 0)
     every[rows], w[rows], seen[rows] = symbols, release.w, True
     return Known(query.round, release.encoding, every, age, w, seen)
+
+
+def remember_feedback(known: Known | None, query: Query, encoding: str, size: int) -> Known | None:
+    """Return what is known after ``query`` has told its feedback, which lies on the grid ``encoding``."""
+    back = query.feedback
+    if back is None:
+        return known
+    told = Release(back.p, np.ones(len(back.p), np.float32), encoding=encoding)
+    return remember(known, told, replace(query, indices=back.indices), size)
 
 
 def encode_release(release: Release, query: Query, client: int, *, known: Known | None = None) -> bytes:
@@ -146,7 +163,7 @@ def encode_release(release: Release, query: Query, client: int, *, known: Known 
         body += coder.done()
     else:
         if base is not None:
-            stays = context.seen & _rows_equal(symbols, context.own)
+            stays = context.seen & rows_equal(symbols, context.own)
             body += pack_rows(np.flatnonzero(~stays[context.seen]), int(context.seen.sum()))
             symbols = symbols[~stays]
         body += pack(symbols, encoding, classes)
@@ -210,32 +227,53 @@ def decode_release(frame: bytes, query: Query, *, known: Known | None = None) ->
     return header.client, Release(p, w, event, header.name, coding, bits)
 
 
-def encode_query(query: Query, size: int, encoding: str = "float16", *, coding: Collection[str] = ()) -> bytes:
+def encode_query(
+    query: Query,
+    size: int,
+    encoding: str = "float16",
+    *,
+    coding: Collection[str] = (),
+    known: Known | None = None,
+) -> bytes:
     """Return the frame of ``query`` on a transfer set of ``size`` rows; feedback must lie on the grid ``encoding``.
 
-    Of ``coding``, ``range_code`` (for labels and levels) and ``zstd`` apply.
+    Of ``coding``, ``range_code`` (for labels and levels), ``zstd`` and ``delta`` apply. A delta leans on those rows of
+    ``known``, the feedback up to a round before, that are marked as seen there: all its readers must have them.
     """
     sha = bytes.fromhex(query.fingerprint)
     body = sha[8:] + varint(size) + pack_rows(query.indices, size)
-    rows, code, flags = 0, NONE, ZSTD * ("zstd" in coding)
+    rows, code, flags, since = 0, NONE, ZSTD * ("zstd" in coding), 0
     if query.feedback is not None:
-        rows, code = len(query.feedback.p), CODES[encoding]
-        symbols = to_symbols(query.feedback.p, encoding)
-        body += pack_rows(query.feedback.indices, size)
-        if "range_code" in coding and codable(encoding):
+        back = query.feedback
+        rows, code = len(back.p), CODES[encoding]
+        symbols = to_symbols(back.p, encoding)
+        body += pack_rows(back.indices, size)
+        ranged = "range_code" in coding and codable(encoding)
+        lean, own = np.zeros(rows, bool), None
+        if "delta" in coding and known is not None and known.encoding == encoding and known.round < query.round:
+            own = known.symbols[back.indices]
+            lean = known.seen[back.indices] & (True if ranged else rows_equal(symbols, own))
+        if own is not None and lean.any():
+            flags, since = flags | DELTA, known.round if known is not None else 0
+            body += pack_rows(np.flatnonzero(lean), rows) + _checksum(own[lean])
+        if ranged:
             flags |= RANGE
             coder = Encoder()
-            _code(coder, symbols, encoding, query.classes, Context(np.zeros(rows, bool)))
+            _code(coder, symbols, encoding, query.classes, Context(lean, own))
             body += coder.done()
         else:
-            body += pack(symbols, encoding, query.classes)
-    return write(Header(QUERY, code, query.classes, rows, query.round, 0, sha[:8], flags), body)
+            body += pack(symbols[~lean], encoding, query.classes)
+    return write(Header(QUERY, code, query.classes, rows, query.round, 0, sha[:8], flags, since), body)
 
 
-def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | None = None) -> Query:
+def decode_query(
+    frame: bytes, fingerprint: str, size: int, *, classes: int | None = None, known: Known | None = None
+) -> Query:
     """Return the query of a frame; raise :class:`FingerprintError` unless it is about our transfer set.
 
-    ``classes``, where it is known, is checked before feedback is unpacked.
+    ``classes``, where it is known, is checked before feedback is unpacked. ``known`` is what
+    :func:`remember_feedback` made of all queries so far; a delta that leans on anything else is refused, and the error
+    ends with ``IN_FULL``.
     """
     header = peek(frame)
     limit = 64 + size + size * 4 * (classes or header.classes)
@@ -257,16 +295,44 @@ def decode_query(frame: bytes, fingerprint: str, size: int, *, classes: int | No
         where = unpack_rows(reader, size)
         if len(where) != header.rows:
             raise CodecError(f"feedback names {len(where)} rows and carries {header.rows}")
+        lean, own = _leaned_on(reader, header, where, size, known)
         if header.flags & RANGE:
             coder = _decoder(reader, header)
-            said, found = _code(coder, None, header.name, header.classes, Context(np.zeros(len(where), bool)))
+            said, found = _code(coder, None, header.name, header.classes, Context(lean, own))
             coder.end()
             symbols = _as_symbols(said, found, header.classes)
         else:
-            symbols = unpack(reader, len(where), header.name, header.classes)
+            symbols = unpack(reader, len(where) - int(lean.sum()), header.name, header.classes)
+            if own is not None:
+                own[~lean] = symbols
+                symbols = own
         feedback = Teacher(to_soft_labels(symbols, header.name, header.classes), where)
+    elif header.flags & DELTA:
+        raise CodecError("a query without feedback leans on nothing")
     reader.end()
     return Query(header.round, indices, header.classes, fingerprint, feedback)
+
+
+def _leaned_on(
+    reader: Reader, header: Header, where: Array, size: int, known: Known | None
+) -> tuple[Array, Array | None]:
+    """Return which rows (n,) of ``where`` a query leans on, and what we were told of all of them, if it does."""
+    if not header.flags & DELTA:
+        return np.zeros(len(where), bool), None
+    lean = np.zeros(len(where), bool)
+    lean[unpack_rows(reader, len(where))] = True
+    checksum = reader.take(4)
+    shape = (size,) if header.name == "label" else (size, header.classes)
+    if known is None or known.round < header.base or (known.encoding, known.symbols.shape) != (header.name, shape):
+        raise CodecError(f"feedback leans on that of round {header.base}, which is not here; {IN_FULL}")
+    own = known.symbols[where]
+    if not known.seen[where[lean]].all() or _checksum(own[lean]) != checksum:
+        raise CodecError(f"feedback leans on something else than what is remembered here; {IN_FULL}")
+    return lean, own
+
+
+def _checksum(symbols: Array) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(symbols, "<f4").tobytes()).to_bytes(4, "little")
 
 
 def _context(query: Query, base: Known | None, *, taught: bool) -> Context:
@@ -288,10 +354,12 @@ def _context(query: Query, base: Known | None, *, taught: bool) -> Context:
     return Context(seen, own, age, w, teacher)
 
 
-def _rows_equal(symbols: Array, others: Array | None) -> Array:
-    """Return for which rows (n,) the symbols are the same."""
+def rows_equal(symbols: Array, others: Array | None) -> Array:
+    """Return for which rows (n,) the symbols are the same, to the bit: 0.0 is not -0.0."""
     if others is None:
         return np.zeros(len(symbols), bool)
+    if symbols.dtype == others.dtype == np.float32:
+        symbols, others = symbols.view(np.uint32), others.view(np.uint32)
     return np.asarray((symbols == others).all(axis=tuple(range(1, symbols.ndim))))
 
 

@@ -213,7 +213,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "select": "cache_miss(size=200, duration=50)",
             "sharpen": "power(beta=1.5)",
             "feedback": "teacher",
-            "broadcast": "float32",
+            "broadcast": "float32 | delta",
         },
     ),
     "fed_gems": (

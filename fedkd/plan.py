@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fedkd import dataset, transfer
 from fedkd.client import Answer, spec_of
-from fedkd.codec import encode_query, encode_release, remember
+from fedkd.codec import Known, encode_query, encode_release, remember, remember_feedback
 from fedkd.config import Config
 from fedkd.errors import DataError
 from fedkd.expertise import GATES, STATIC
@@ -27,7 +27,7 @@ from fedkd.memory import Memory, Pool
 from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
-from fedkd.release import prepare
+from fedkd.release import form, prepare
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array, normalize
 from fedkd.units import size
@@ -210,6 +210,7 @@ def plan_rounds(config: Config, rows: int, classes: int) -> list[Sent]:
     rows = classes if config.keys == "classes" else rows
     dummies = _Dummies(config, rows, classes)
     memory, back = Memory.empty(rows, 1), None  # selections look at what was asked when, never at a teacher
+    made = told = np.zeros(rows, np.int64)  # the rounds of what goes back on each row, and of what it replaces
     seen = np.zeros(rows, bool)
     found: dict[tuple[int, ...], Sent] = {}
     sent = []
@@ -217,15 +218,21 @@ def plan_rounds(config: Config, rows: int, classes: int) -> list[Sent]:
         chosen = _selection(config, memory, round_, classes)
         ask = chosen.ask
         # Two rounds alike in these numbers have frames of the same size; large plans are mostly such rounds.
-        alike = (len(ask), -1 if back is None else len(back), int(seen[ask].sum()), (round_.bit_length() - 1) // 7)
+        stays = 0 if back is None else int((told == made)[back].sum())
+        digits = (round_.bit_length() - 1) // 7
+        alike = (len(ask), -1 if back is None else len(back), int(seen[ask].sum()), digits, stays)
         if alike not in found:
-            found[alike] = dummies.sizes(round_, ask, back, seen)
+            found[alike] = dummies.sizes(round_, ask, back, seen, made, told)
         sent.append(found[alike])
         seen[ask] = True
+        if back is not None:
+            told = told.copy()
+            told[back] = made[back]
         memory = memory.count(ask).learn(Teacher(np.zeros((len(ask), 1), np.float32), ask), round_)
         learned = np.union1d(chosen.learn, memory.recent(round_, config.replay)) if config.replay > 1 else chosen.learn
         known = learned[memory.stamp[learned] > 0]
         back = _back(config.feedback, ask, known)
+        made = memory.stamp if parse(config.feedback)[0] == "teacher" else np.full(rows, round_)
         memory = memory.forget(chosen.forget)
     return sent
 
@@ -297,27 +304,45 @@ class _Dummies:
         elif parse(config.expertise)[0] == "uniform":
             self.w = np.ones(rows, np.float32)
 
-    def sizes(self, round_: int, ask: Array, back: Array | None, seen: Array) -> Sent:
-        """Return the bytes of a query for the rows ``ask`` with ``back``, and of its answer."""
+    def sizes(self, round_: int, ask: Array, back: Array | None, seen: Array, made: Array, told: Array) -> Sent:
+        """Return the bytes of a query for the rows ``ask`` with ``back``, and of its answer.
+
+        What goes back on a row was ``made`` (M,) in one round, and in one it was last ``told`` (M,), 0 if never.
+        """
         config, key = self.config, self.config.clients - 1
         query = Query(round_, ask, self.classes, FINGERPRINT)
         down = encode_query(query, self.rows)
         if back is not None:
-            told = self._prepared(config.broadcast, self.p[back], np.ones(len(back), np.float32))
-            query = replace(query, feedback=Teacher(told.p, back))
-            ways = {frozenset[str](), told.coding - {"zstd"}}
-            down = max((encode_query(query, self.rows, told.encoding, coding=way) for way in ways), key=len)
-        release, known = self._release(round_, ask), None
+            new, old = self._feedback(made, back), self._feedback(made - (told != made), back)
+            query = replace(query, feedback=Teacher(new.p, back))
+            before = replace(query, round=round_ - 1, feedback=Teacher(old.p, back))
+            known = remember_feedback(None, before, new.encoding, self.rows)
+            if known is not None:
+                known.seen[back] = told[back] > 0
+            ways = [new.coding, new.coding - {"range_code"}]
+            down = max((self._shorter(query, new.encoding, way, known) for way in ways), key=len)
+        release, last = self._release(round_, ask), None
         if "delta" in release.coding and round_ > 1:
             rows = np.flatnonzero(seen)
             before = Query(round_ - 1, rows, self.classes, FINGERPRINT)
-            known = remember(None, self._release(round_ - 1, rows), before, self.rows)
+            last = remember(None, self._release(round_ - 1, rows), before, self.rows)
         coded = [release, replace(release, coding=release.coding - {"range_code"})]
-        up = max((encode_release(one, query, key, known=known) for one in coded), key=len)
+        up = max((encode_release(one, query, key, known=last) for one in coded), key=len)
         answer = Answer(up, 0.5 if config.evaluate else None)
         asked = query_content(down, round_ - 1 if "delta" in release.coding else 0)
         length = None if back is None else len(back)
         return Sent(len(ask), length, size_of(answer_content(answer)), len(up), size_of(asked), len(down))
+
+    def _feedback(self, made: Array, rows: Array) -> Release:
+        """Return what goes back on ``rows``: another class in each round in which it was ``made``."""
+        turn = (np.arange(self.classes) - made[rows, None]) % self.classes
+        p = np.take_along_axis(self.p[rows], turn, axis=1)
+        return self._prepared(self.config.broadcast, p, np.ones(len(rows), np.float32))
+
+    def _shorter(self, query: Query, encoding: str, coding: frozenset[str], known: Known | None) -> bytes:
+        """Return the query in full, or on top of what is known if that is shorter."""
+        ways = [encode_query(query, self.rows, encoding, coding=coding, known=base) for base in (None, known)]
+        return min(ways, key=len)
 
     def _release(self, round_: int, rows: Array) -> Release:
         """Return what the client says of ``rows``: in each round another class, of all rows."""
@@ -361,8 +386,7 @@ def _back(feedback: str, ask: Array, known: Array) -> Array | None:
 def _bounds(config: Config) -> list[str]:
     found = []
     for key in ("release", "broadcast"):
-        empty = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
-        guessed = sorted(GUESSED & set(prepare(getattr(config, key), empty, generator(0)).coding))
+        guessed = sorted(GUESSED & form(getattr(config, key)).coding)
         if guessed and not (key == "broadcast" and config.feedback == "none"):
             found.append(f"{key} has {' and '.join(guessed)}, which send less the better labels can be guessed")
     if parse(config.select)[0] == "wrong":

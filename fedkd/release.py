@@ -7,6 +7,7 @@ decides how the codec writes the result; since ``p'`` already lies on that grid,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -96,9 +97,11 @@ def weights(release: Release, rng: np.random.Generator, *, bits: int = 6) -> Rel
 
 @mechanism
 def delta(release: Release, rng: np.random.Generator) -> Release:
-    """Send only what differs from the client's last release that the server has (CFD, arXiv:2012.00632).
+    """Send only what differs from what the other end is known to have (CFD, arXiv:2012.00632).
 
-    Where the server has none, all is sent. Weights that stay as they were cost one byte for all.
+    On the way up that is the client's last release that has arrived; weights that stay as they were cost one byte for
+    all. In ``broadcast`` it is the newest feedback on each row, up to the last query that the client has answered: a
+    synchronized cache (SCARLET, arXiv:2504.19602). Where nothing is known, all is sent.
     """
     return replace(release, coding=release.coding | {"delta"})
 
@@ -141,6 +144,13 @@ def prepare(chain: str, release: Release, rng: np.random.Generator) -> Release:
             f"release {chain!r}: 'range_code' needs labels or a grid, got {release.encoding}; add 'argmax'."
         )
     return release
+
+
+@functools.lru_cache(maxsize=16)
+def form(chain: str) -> Release:
+    """Return how a chain writes, its encoding and coding: what it makes of nothing."""
+    nothing = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
+    return prepare(chain, nothing, np.random.default_rng(0))
 
 
 def check(chain: str) -> None:

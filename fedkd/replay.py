@@ -175,6 +175,10 @@ class Nobody:
         """Send nothing."""
         return {}
 
+    def again(self, *asked: Any) -> int:
+        """Send nothing."""
+        return 0
+
     def open(self, round_: int) -> int:
         """Return that no answer is outstanding."""
         return 0

@@ -6,7 +6,6 @@ client before they meet, so the order and the timing of arrivals decide nothing.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,9 @@ import numpy as np
 
 from fedkd import metrics
 from fedkd.aggregation import aggregator, in_chunks, stack
+from fedkd.audience import EVERYONE, Audience
 from fedkd.clock import Clock
-from fedkd.codec import Known, decode_release, encode_query, peek, remember
+from fedkd.codec import IN_FULL, Known, decode_release, encode_query, peek, remember
 from fedkd.config import Config
 from fedkd.defense import outlier_scores, vet
 from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
@@ -31,7 +31,7 @@ from fedkd.memory import Memory, Pool
 from fedkd.random import generator
 from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
-from fedkd.release import prepare
+from fedkd.release import form, prepare
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array
 from fedkd.teacher import sharpener
@@ -68,6 +68,10 @@ class Exchange(Protocol):
         """
         ...
 
+    def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
+        """Send one client another frame, since it could not read its last one; return bytes sent."""
+        ...
+
     def open(self, round_: int) -> int:
         """Return how many answers of ``round_`` are still outstanding."""
         ...
@@ -98,6 +102,7 @@ class State:
     known: dict[int, Known] = field(default_factory=dict)
     trust: dict[int, float] = field(default_factory=dict)
     reports: list[RoundReport] = field(default_factory=list)
+    told: dict[int, Audience] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +143,9 @@ class Loop:
         self._late: dict[int, tuple[Query, Release]] = {}
         self._late_bytes: dict[str, int] = {}
         self._queries: dict[int, tuple[Query, Mapping[int, Query]]] = {}
+        self._leaning: set[str] = set()
+        self._proofs: set[tuple[int, int]] = set()
+        self._refused: set[int] = set()
         if config.resume and checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
@@ -191,6 +199,7 @@ class Loop:
                 self._remember(query, collected),
                 {**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
                 [*self.state.reports, report],
+                told=self._told(query),
             )
             if self.ballots is not None:
                 save_round(self.ballots, query, collected.releases, selection=selection)
@@ -228,22 +237,67 @@ class Loop:
         teachers = {} if back is None or isinstance(back, Teacher) else back
         own = {key: replace(query, feedback=teacher) for key, teacher in teachers.items()}
         self._queries = {r: q for r, q in self._queries.items() if r >= query.round - 1} | {query.round: (shared, own)}
-        personal = {str(key): self._framed(mine) for key, mine in own.items()}
-        acknowledged = {str(key): known.round for key, known in self.state.known.items()}
-        return exchange.ask(query.round, self._framed(shared), personal, acknowledged)
+        whole, personal = self._framed(shared), {str(key): self._framed(mine) for key, mine in own.items()}
+        deltas: dict[str, bytes] = {}
+        for name, told in {EVERYONE: shared, **own}.items():
+            if (audience := self.state.told.get(name)) is not None:
+                way = form(self.config.broadcast)
+                full = personal.get(str(name), whole)
+                deltas |= {str(k): f for k, f in audience.frames(told, way.encoding, way.coding, full).items()}
+        self._leaning, self._proofs, self._refused = set(deltas), set(), set()
+        return exchange.ask(query.round, whole, personal | deltas, self._acknowledged)
+
+    @property
+    def _acknowledged(self) -> dict[str, int]:
+        return {str(key): known.round for key, known in self.state.known.items()}
 
     def _framed(self, query: Query) -> bytes:
-        form = _form(self.config.broadcast)
-        return encode_query(query, self.rows, form.encoding, coding=form.coding)
+        way = form(self.config.broadcast)
+        return encode_query(query, self.rows, way.encoding, coding=way.coding)
+
+    def _ask_again(self, exchange: Exchange, reply: Reply, query: Query, sent: dict[str, int]) -> bool:
+        """Send the query in full if ``reply`` says that its sender lost what our delta leans on; once in a round."""
+        name = reply.asked_as  # whatever it says who it is
+        if reply.round != query.round or name not in self._leaning or IN_FULL not in (reply.error or ""):
+            return False
+        self._leaning.remove(name)
+        self._refused.add(int(name))
+        shared, own = self._queries[query.round]
+        frame = self._framed(own.get(int(name), shared))
+        more = exchange.again(query.round, name, frame, self._acknowledged.get(name, 0))
+        sent[name] = sent.get(name, 0) + more
+        self._late_bytes[name] = self._late_bytes.get(name, 0) + reply.bytes_up
+        return True
+
+    def _told(self, query: Query) -> dict[int, Audience]:
+        """Return what clients have of the feedback, now that this round's has been told and answered."""
+        way, (shared, own) = form(self.config.broadcast), self._queries.get(query.round, (query, {}))
+        if "delta" not in way.coding:
+            return {}
+        told = dict(self.state.told)
+        for name, mine in {EVERYONE: shared, **own}.items():
+            if mine.feedback is not None:
+                told[name] = told.get(name, Audience()).tell(mine, way.encoding, self.rows)
+        told = {name: audience.forget(self._refused) for name, audience in told.items()}
+        heard: dict[tuple[int, int], list[int]] = {}
+        for round_, key in self._proofs:
+            if round_ == query.round or key not in self._refused:
+                heard.setdefault((round_, key if key in self._queries[round_][1] else EVERYONE), []).append(key)
+        for (round_, name), keys in heard.items():
+            shared, own = self._queries[round_]
+            if name in told:
+                told[name] = told[name].hear(keys, own.get(name, shared))
+        return told
 
     def _remember(self, query: Query, collected: Collected) -> dict[int, Known]:
         """Return what deltas of the next round start from: the last release of each client that answered in time."""
         known = dict(self.state.known)
-        if "delta" not in _form(self.config.release).coding:
+        if "delta" not in form(self.config.release).coding:
             return known
         for key, release in collected.releases.items():
             if collected.clients.get(str(key), {}).get("status") == "answered":  # in time, that is
-                known[key] = remember(known.get(key), release, query, self.rows)
+                base = known.get(key) if "delta" in release.coding else None  # in full: its sender may have lost it
+                known[key] = remember(base, release, query, self.rows)
         return known
 
     def _ensemble(self, releases: Sequence[Release], rows: Array, trust: Array) -> tuple[Array, Array]:
@@ -293,6 +347,8 @@ class Loop:
         self.observe("asked", {"round": query.round, "clients": len(sent)})
         while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
             for reply in exchange.poll(left):
+                if self._ask_again(exchange, reply, query, waiting):
+                    continue
                 self._take(reply, query, releases, clients)
                 if reply.round == query.round:
                     latency[reply.client] = reply.latency
@@ -361,9 +417,12 @@ class Loop:
             _, release = decode_release(reply.frame, answered, known=self.state.known.get(key))
         except FedkdError as error:
             row["error"] = str(error)
+            if reply.client.isdecimal():
+                self._refused.add(int(reply.client))
             if reply.round == query.round:
                 clients.setdefault(reply.client, row)
             return
+        self._proofs.add((reply.round, key))
         if reply.round != query.round:
             self._late_bytes[reply.client] = self._late_bytes.get(reply.client, 0) + reply.bytes_up
             if self.config.late:
@@ -436,6 +495,8 @@ class Loop:
             arrays["kept"] = state.kept
         for key, known in state.known.items():
             arrays |= {f"known.{key}.{name}": array for name, array in known.to_arrays().items()}
+        for key, audience in state.told.items():
+            arrays |= {f"told.{key}.{name}": array for name, array in audience.to_arrays().items()}
         if self.student is not None:
             arrays |= {f"student.{name}": array for name, array in self.student.state().items()}
         header = {
@@ -466,9 +527,10 @@ class Loop:
             teachers.get("teacher"),
             teachers.get("lesson", teachers.get("teacher")),
             arrays.get("kept"),
-            _known(arrays),
+            {key: Known.from_arrays(part) for key, part in _by_key("known.", arrays).items()},
             {int(key): value for key, value in header["trust"].items()},
             [RoundReport(**report) for report in header["reports"]],
+            told={key: Audience.from_arrays(part) for key, part in _by_key("told.", arrays).items()},
         )
         if self.student is not None:
             kept = {name[8:]: array for name, array in arrays.items() if name.startswith("student.")}
@@ -528,18 +590,11 @@ def _named(state: State) -> dict[str, Teacher]:
     return {name: teacher for name, teacher in named.items() if teacher is not None}
 
 
-def _known(arrays: dict[str, Array]) -> dict[int, Known]:
-    """Return the releases that a checkpoint remembers, by client."""
+def _by_key(prefix: str, arrays: dict[str, Array]) -> dict[int, dict[str, Array]]:
+    """Return the arrays of a checkpoint that are called ``prefix`` KEY.NAME, by key and name."""
     parts: dict[int, dict[str, Array]] = {}
     for name, array in arrays.items():
-        if name.startswith("known."):
+        if name.startswith(prefix):
             _, key, field_ = name.split(".")
             parts.setdefault(int(key), {})[field_] = array
-    return {key: Known.from_arrays(part) for key, part in parts.items()}
-
-
-@functools.lru_cache(maxsize=16)
-def _form(chain: str) -> Release:
-    """Return how a chain of mechanisms writes: what it makes of nothing."""
-    nothing = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
-    return prepare(chain, nothing, generator(0))
+    return parts

@@ -34,19 +34,20 @@ class Direct:
         self, round_: int, frame: bytes, personal: Mapping[str, bytes], acknowledged: Mapping[str, int]
     ) -> Mapping[str, int]:
         """Let every site answer its frame now; one that raises a known error is reported, and no other disturbed."""
-        sent = {}
-        for site in self.sites:
-            name, start = str(site.key), time.perf_counter()
-            query = personal.get(name, frame)
-            sent[name] = len(query)
-            try:
-                reply = answer(site, query, self.config, acknowledged.get(name, 0))
-            except FedkdError as error:
-                self._replies.append(Reply(round_, name, None, str(error), None, 0, 0.0, name))
-                continue
-            key, seconds = str(peek(reply.frame).client), time.perf_counter() - start
-            self._replies.append(Reply(round_, key, reply.frame, None, reply.accuracy, len(reply.frame), seconds, name))
-        return sent
+        names = [str(site.key) for site in self.sites]
+        return {name: self.again(round_, name, personal.get(name, frame), acknowledged.get(name, 0)) for name in names}
+
+    def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
+        """Let one site answer a frame now."""
+        site, start = next(site for site in self.sites if str(site.key) == client), time.perf_counter()
+        try:
+            reply = answer(site, frame, self.config, acknowledged)
+        except FedkdError as error:
+            self._replies.append(Reply(round_, client, None, str(error), None, 0, 0.0, client))
+            return len(frame)
+        key, seconds = str(peek(reply.frame).client), time.perf_counter() - start
+        self._replies.append(Reply(round_, key, reply.frame, None, reply.accuracy, len(reply.frame), seconds, client))
+        return len(frame)
 
     def open(self, round_: int) -> int:
         """Return how many answers have not been fetched."""

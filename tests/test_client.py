@@ -5,10 +5,11 @@ import pytest
 
 from fedkd import client as client_module
 from fedkd.client import HONEST, Site, answer, build_learner, class_means, regularized, role, spec_of
-from fedkd.codec import decode_release, encode_query
+from fedkd.codec import decode_release, encode_query, remember_feedback
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import CodecError, FingerprintError, SoftLabelError
+from fedkd.files import load_arrays
 from fedkd.records import Query, Teacher, TransferSet
 from fedkd.softlabels import one_hot
 
@@ -160,6 +161,67 @@ def test_how_long_a_run_goes_on_does_not_make_it_another_run(tmp_path, monkeypat
     first = answer(site(tmp_path), frame(ask()), CONFIG).frame
     monkeypatch.setattr(client_module, "build_learner", lambda *a: pytest.fail("trained twice"))
     assert answer(site(tmp_path), frame(ask()), CONFIG.model_copy(update={"rounds": 9})).frame == first
+
+
+# Feedback on top of feedback.
+
+LEAN = Config(learner="constant", expertise="uniform", release="float32", broadcast="float32 | delta")
+
+
+def lean_frames(*labels):
+    """Frames of rounds 2, 3 ...: each on top of those before, and the queries that they mean."""
+    known, made = None, []
+    for round_, said in enumerate(labels, start=2):
+        query = ask(round_, feedback=Teacher(one_hot(np.asarray(said), CLASSES), np.arange(ROWS)))
+        made.append((encode_query(query, ROWS, "float32", coding={"delta"}, known=known), query))
+        known = remember_feedback(known, query, "float32", ROWS)
+    return made
+
+
+def test_feedback_on_top_of_feedback_teaches_what_it_would_in_full(tmp_path):
+    moved = np.where(np.arange(ROWS) < 3, 0, TRUTH)
+    config = LEAN.model_copy(update={"learner": "mlp", "local_epochs": 1, "feedback_epochs": 2})
+    lean, full = site(tmp_path / "lean"), site(tmp_path / "full")
+    for short, query in lean_frames(TRUTH, moved, moved, TRUTH):
+        got, expected = answer(lean, short, config), answer(full, frame(query), config)
+        assert got.frame == expected.frame
+    assert len(short) < len(frame(query)) - 20 * 12
+
+
+def test_a_client_that_forgot_says_so_and_keeps_its_state(tmp_path):
+    (first, _), (second, query) = lean_frames(TRUTH, TRUTH)
+    owner = site(tmp_path)
+    with pytest.raises(CodecError, match="round 2, which is not here; send it in full"):
+        answer(owner, second, LEAN)
+    assert not owner.state.exists()
+    expected = answer(owner, frame(query), LEAN).frame  # in the same round, in full
+    assert answer(owner, frame(query), LEAN).frame == expected
+
+
+def test_a_query_without_feedback_forgets_nothing(tmp_path):
+    (first, _), _, (third, query) = lean_frames(TRUTH, TRUTH, TRUTH)
+    owner = site(tmp_path)
+    answer(owner, first, LEAN)
+    answer(owner, frame(ask(3)), LEAN)
+    known = remember_feedback(None, ask(2, feedback=query.feedback), "float32", ROWS)
+    decode_release(
+        answer(owner, encode_query(query, ROWS, "float32", coding={"delta"}, known=known), LEAN).frame, query
+    )
+
+
+def test_a_lean_query_that_comes_twice_gets_the_same_bytes(tmp_path, monkeypatch):
+    (first, _), (second, _) = lean_frames(TRUTH, TRUTH)
+    owner = site(tmp_path)
+    answer(owner, first, LEAN)
+    once = answer(owner, second, LEAN).frame
+    monkeypatch.setattr(client_module, "build_learner", lambda *a: pytest.fail("trained twice"))
+    assert answer(owner, second, LEAN).frame == once
+
+
+def test_without_delta_in_the_broadcast_no_feedback_is_kept(tmp_path):
+    owner = site(tmp_path)
+    answer(owner, lean_frames(TRUTH)[0][0], LEAN.model_copy(update={"broadcast": "float32"}))
+    assert not [name for name in load_arrays(owner.state)[0] if name.startswith("told.")]
 
 
 # Ballots about classes (FD).

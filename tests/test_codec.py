@@ -15,10 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd import events
-from fedkd.codec import Known, decode_query, decode_release, encode_query, encode_release, peek, remember
+from fedkd.codec import (
+    IN_FULL,
+    Known,
+    decode_query,
+    decode_release,
+    encode_query,
+    encode_release,
+    peek,
+    remember,
+    remember_feedback,
+)
 from fedkd.errors import CodecError, ExtraError, FingerprintError
 from fedkd.events import NonPrivate, NoOp
-from fedkd.frames import varint
+from fedkd.frames import pack_rows, varint
 from fedkd.records import Query, Release, Teacher
 from fedkd.release import prepare
 from fedkd.symbols import label_bits
@@ -245,6 +255,82 @@ def test_a_memory_of_fewer_rows_or_other_classes_is_refused():
             encode_release(sent, wide, 3, known=known)
 
 
+# What a client was told before.
+
+
+def told(chain="argmax | delta", *, rows=5, seed=3, round_=2, base=None):
+    """A query with feedback on five of eleven rows, and what is remembered of it."""
+    sent = release(chain, rows, seed=seed)
+    asked = query(2, round_=round_, feedback=Teacher(sent.p, np.arange(rows) * 2))
+    return asked, sent, remember_feedback(base, asked, sent.encoding, 11)
+
+
+@pytest.mark.parametrize("chain", [chain + " | delta" for chain in PLAIN[:5]] + DELTAS[-2:])
+def test_feedback_on_top_of_another_comes_back_bit_for_bit_and_what_stays_costs_next_to_nothing(chain):
+    first, one, known = told(chain)
+    second, two, _ = told(chain, round_=3)  # the same again
+    frame = encode_query(second, 11, two.encoding, coding=two.coding, known=known)
+    assert frame[4] >> 4 & 1
+    assert decode_query(frame, SHA, 11, known=known).feedback.p.tobytes() == one.p.tobytes()
+    assert len(frame) <= len(encode_query(second, 11, two.encoding)) - len(one.p) * label_bits(3) // 8 + 8
+    third, three, _ = told(chain, round_=4, seed=4)
+    frame = encode_query(third, 11, three.encoding, coding=three.coding, known=known)
+    assert decode_query(frame, SHA, 11, known=known).feedback.p.tobytes() == three.p.tobytes()
+
+
+def test_a_sign_of_zero_is_not_lost():
+    p = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    first = Query(2, np.arange(1), 2, SHA, Teacher(p, np.arange(2)))
+    known = remember_feedback(None, first, "float32", 2)
+    minus = p.copy()
+    minus[0, 0] = -0.0
+    second = Query(3, np.arange(1), 2, SHA, Teacher(minus, np.arange(2)))
+    frame = encode_query(second, 2, "float32", coding={"delta"}, known=known)
+    assert decode_query(frame, SHA, 2, known=known).feedback.p.tobytes() == minus.tobytes()
+
+
+def test_a_delta_may_lean_on_less_than_its_reader_remembers():
+    first, one, known = told("float32 | delta")
+    fewer = Known(**{**vars(known), "seen": known.seen & (np.arange(11) < 3)})
+    second, two, _ = told("float32 | delta", round_=3)
+    frame = encode_query(second, 11, "float32", coding={"delta"}, known=fewer)
+    assert len(frame) == len(encode_query(second, 11, "float32")) - 2 * 12 + 1 + 2 + 4
+    for reader in (known, fewer):
+        assert decode_query(frame, SHA, 11, known=reader).feedback.p.tobytes() == two.p.tobytes()
+
+
+@pytest.mark.parametrize("chain", ["float32 | delta", "argmax | delta | range_code", "top_k(k=2) | delta"])
+def test_feedback_that_leans_on_what_is_not_here_is_refused_and_asked_for_in_full(chain):
+    first, one, known = told(chain)
+    second, two, _ = told(chain, round_=3)
+    frame = encode_query(second, 11, two.encoding, coding=two.coding, known=known)
+    other, unseen = known.symbols.copy(), known.seen.copy()
+    other[2] = (other[2] + 1) % 3 if other.ndim == 1 else other[2, ::-1]
+    unseen[4] = False
+    for wrong, sentence in [
+        (None, "leans on that of round 2, which is not here"),
+        (Known(**{**vars(known), "round": 1}), "leans on that of round 2, which is not here"),
+        (Known(**{**vars(known), "encoding": "grid3"}), "which is not here"),
+        (Known(**{**vars(known), "symbols": other}), "leans on something else than what is remembered here"),
+        (Known(**{**vars(known), "seen": unseen}), "leans on something else than what is remembered here"),
+    ]:
+        with pytest.raises(CodecError, match=f"{sentence}; {IN_FULL}$"):
+            decode_query(frame, SHA, 11, known=wrong)
+    assert (
+        decode_query(frame, SHA, 11, known=Known.from_arrays(known.to_arrays())).feedback.p.tobytes() == two.p.tobytes()
+    )
+
+
+def test_without_delta_in_the_chain_or_anything_known_a_query_is_what_it_was():
+    second, two, known = told("argmax | delta", round_=3)
+    plain = encode_query(second, 11, "label")
+    assert encode_query(second, 11, "label", known=known) == plain
+    assert encode_query(second, 11, "label", coding={"delta"}) == plain
+    assert encode_query(second, 11, "label", coding={"delta"}, known=known) == plain  # of the same round: no base
+    nothing = Known(**{**vars(known), "round": 1, "seen": np.zeros(11, bool)})
+    assert encode_query(second, 11, "label", coding={"delta"}, known=nothing) == plain
+
+
 # How many bytes that takes.
 
 HEADER = 18 + 1 + 2 + 1 + 1  # ten classes, a thousand rows, round 2, client 0
@@ -384,6 +470,18 @@ def test_a_query_is_laid_out_as_documented():
     assert encode_query(asked, 10) == framed(body, kind=1, code=255, rows=0, client=0)
 
 
+def test_a_delta_of_feedback_is_laid_out_as_documented():
+    eye = np.eye(3, dtype=np.float32)
+    first = Query(2, np.array([0, 9]), 3, SHA, Teacher(eye[[0, 1, 2]], np.array([1, 4, 7])))
+    known = remember_feedback(None, first, "label", 10)
+    second = Query(3, np.array([0, 9]), 3, SHA, Teacher(eye[[0, 0, 2, 1]], np.array([1, 4, 7, 8])))
+    frame = encode_query(second, 10, "label", coding={"delta"}, known=known)
+    # Ten rows, 0 and 9 asked; feedback on 1, 4, 7, 8; it leans on the first and the third of them, classes 0 and 2.
+    body = bytes.fromhex(SHA)[8:] + bytes([10, 1, 0b10000000, 0b01000000, 1, 0b01001001, 0b10000000, 1, 0b10100000])
+    body += struct.pack("<I", zlib.crc32(floats(0, 2))) + bytes([0b00010000])  # and the others are 0 and 1
+    assert frame == framed(body, kind=1, flags=1, code=2, rows=4, round_=3, client=0, base=2)
+
+
 @pytest.mark.parametrize("case", GOLDEN["releases"], ids=lambda case: case["name"])
 def test_golden_releases_of_version_2_still_decode_and_are_still_written(case):
     asked = golden_query(case)
@@ -414,11 +512,15 @@ def golden_query(case):
 
 @pytest.mark.parametrize("case", GOLDEN["queries"], ids=lambda case: case["name"])
 def test_golden_queries_of_version_2_still_decode_and_are_still_written(case):
-    frame = bytes.fromhex(case["frame"])
-    got = decode_query(frame, GOLDEN["fingerprint"], GOLDEN["transfer_rows"])
+    frame, rows, known = bytes.fromhex(case["frame"]), GOLDEN["transfer_rows"], None
+    if case.get("after"):
+        before = next(other for other in GOLDEN["queries"] if other["name"] == case["after"])
+        first = decode_query(bytes.fromhex(before["frame"]), GOLDEN["fingerprint"], rows)
+        known = remember_feedback(None, first, before["encoding"], rows)
+    got = decode_query(frame, GOLDEN["fingerprint"], rows, known=known)
     assert (got.round, got.classes) == (case["round"], GOLDEN["classes"])
     assert got.indices.tolist() == case["indices"]
-    assert encode_query(got, GOLDEN["transfer_rows"], case["encoding"], coding=case["coding"]) == frame
+    assert encode_query(got, rows, case["encoding"], coding=case["coding"], known=known) == frame
     if case["feedback"] is None:
         assert got.feedback is None
     else:
@@ -637,6 +739,8 @@ def test_what_no_frame_can_hold_is_refused_by_the_sender(classes, round_, client
 
 ASKED = query(3, 2, round_=3, feedback=Teacher(release("argmax", 2, 2).p, np.array([0, 2])))
 BEFORE = remember(None, release("argmax", 3, 2, w=[1, 0, 0.5], seed=1), query(3, 2), 5)
+TOLD = remember_feedback(None, query(3, 2, feedback=Teacher(ASKED.feedback.p[::-1], np.array([0, 2]))), "label", 5)
+TOLD = remember_feedback(TOLD, query(3, 2, feedback=Teacher(ASKED.feedback.p[:1], np.array([0]))), "label", 5)
 SMALL = [
     *(encode_release(release(chain, 3, 2, w=[1, 0, 0.5]), query(3, 2, round_=3), 7) for chain in CHAINS),
     encode_release(release("argmax | weights(bits=3) | range_code", 3, 2, w=[1, 0, 0.5]), query(3, 2, round_=3), 7),
@@ -647,12 +751,14 @@ SMALL = [
     encode_query(ASKED, 5, "label"),
     encode_query(ASKED, 5, "label", coding={"range_code"}),
     encode_query(ASKED, 5, "grid1", coding={"range_code"}),
+    encode_query(ASKED, 5, "label", coding={"delta"}, known=TOLD),
+    encode_query(ASKED, 5, "label", coding={"delta", "range_code"}, known=TOLD),
 ]
 
 
 def decode_any(frame):
     if len(frame) < 5 or frame[4] & 15 == 1:
-        return decode_query(frame, SHA, 5)
+        return decode_query(frame, SHA, 5, known=TOLD)
     return decode_release(frame, ASKED, known=BEFORE)
 
 
@@ -733,6 +839,39 @@ def test_random_deltas_with_a_right_checksum_are_distributions_or_a_codec_error(
     assert np.isfinite(got.w).all() and (got.w >= 0).all()
 
 
+@FAST
+@given(noise=st.binary(max_size=30), ranged=st.booleans(), code=st.sampled_from([0, 2, 18, 34]), rows=st.integers(0, 9))
+def test_random_deltas_of_feedback_with_right_checksums_are_distributions_or_a_codec_error(noise, ranged, code, rows):
+    p = np.eye(4, dtype=np.float32)[np.arange(9) % 4]
+    encoding = {0: "float32", 2: "label", 18: "grid2", 34: "top2"}[code]
+    known = remember_feedback(None, Query(1, np.arange(1), 4, SHA, Teacher(p, np.arange(9))), encoding, 9)
+    head = bytes.fromhex(SHA)[8:] + b"\x09\x00" + pack_rows(np.arange(rows), 9)
+    lean = np.arange(0, rows, 2)
+    head += pack_rows(lean, rows) + struct.pack("<I", zlib.crc32(known.symbols[lean].astype("<f4").tobytes()))
+    flags = 3 if ranged else 1
+    frame = framed(head + noise, kind=1, flags=flags, code=code, classes=4, rows=rows, round_=2, client=0, base=1)
+    try:
+        got = decode_query(frame, SHA, 9, classes=4, known=known).feedback.p
+    except CodecError as error:
+        assert "checksum" not in str(error) and IN_FULL not in str(error)
+        return
+    assert got.shape == (rows, 4)
+    assert np.abs(got.sum(axis=1) - 1).max(initial=0) < 0.01
+    if not ranged:
+        assert got[lean].tobytes() == p[lean].tobytes()
+
+
+def test_a_delta_without_feedback_and_one_that_leans_on_other_rows_are_refused():
+    head = bytes.fromhex(SHA)[8:] + b"\x05\x00"
+    with pytest.raises(CodecError, match="a query without feedback leans on nothing"):
+        decode_query(framed(head, kind=1, flags=1, code=255, rows=0, base=1), SHA, 5)
+    asked = query(2, round_=1, feedback=Teacher(np.eye(3, dtype=np.float32)[:2], np.array([1, 3])))
+    known = remember_feedback(None, asked, "label", 5)
+    hostile = head + pack_rows(np.array([0, 1]), 5) + b"\x00" + struct.pack("<I", zlib.crc32(floats(0, 1)))
+    with pytest.raises(CodecError, match=IN_FULL):  # row 0 was never told, whatever the checksum
+        decode_query(framed(hostile, kind=1, flags=1, code=2, rows=2, base=1), SHA, 5, known=known)
+
+
 def peak(decode):
     """Return the most memory that was in use while ``decode`` found out that it is given no frame."""
     tracemalloc.start()
@@ -752,10 +891,12 @@ def test_a_huge_size_in_a_small_frame_allocates_nothing(code, rows, classes, fla
     answer = framed(b"\x00\x02" + bytes(50), flags=flags, code=code, rows=rows, classes=classes)
     body = bytes.fromhex(SHA)[8:] + varint(1000) + b"\x00\x00" + bytes(50)
     asked = framed(body, kind=1, flags=flags, code=code, rows=rows, classes=classes)
+    lean = framed(body, kind=1, flags=flags | 1, code=code, rows=rows, classes=classes, base=1)
     expected = Query(2, np.broadcast_to(0, (rows,)), classes, SHA)
     most = 1_000_000 if not flags else 30_000_000  # counts for each decision of the rows that both ends agreed on
     assert peak(lambda: decode_release(answer, expected)) < most
     assert peak(lambda: decode_query(asked, SHA, 1000)) < most
+    assert peak(lambda: decode_query(lean, SHA, 1000, known=BEFORE)) < most
 
 
 def test_labels_that_would_unpack_to_a_thousand_times_their_size_are_refused_by_whoever_knows_the_classes():

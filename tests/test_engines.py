@@ -78,6 +78,19 @@ def test_a_round_survives_clients_that_raise_die_hang_and_babble(tmp_path):
     assert reports[1].metrics["answered"] == 2
 
 
+def test_a_run_with_deltas_down_computes_what_one_without_does():
+    keys = {"rounds": 3, "select": "cache_miss(size=200, duration=1)", "expertise": "uniform", "late": False}
+    full, lean = (
+        run_in_process(CONFIG.model_copy(update={**keys, "broadcast": way}), workers=2).reports
+        for way in ("quantize(bits=6)", "quantize(bits=6) | delta")
+    )
+    for a, b in zip(full, lean, strict=True):
+        assert {k: v for k, v in a.metrics.items() if k != "bytes_down"} == {
+            k: v for k, v in b.metrics.items() if k != "bytes_down"
+        }
+    assert lean[2].metrics["bytes_down"] < full[2].metrics["bytes_down"] - 500
+
+
 @pytest.mark.slow
 def test_flowers_simulation_computes_what_the_in_process_engine_computes(one_worker, tmp_path):
     settings = CONFIG.model_copy(update={"output": str(tmp_path / "flower")}).to_run_config()

@@ -40,6 +40,9 @@ def measured(config, folder):
         ["release=argmax | weights(bits=4)", "select=uniform(size=40)"],
         ["release=top_k(k=2)", "select=cache_miss(size=50, duration=1)", "feedback=personal(penalty=1.0)"],
         ["preset=scarlet", "select=cache_miss(size=50, duration=5)", "replay=2"],
+        ["preset=scarlet", "select=cache_miss(size=90, duration=1, store=False)", "rounds=5"],
+        ["preset=scarlet", "select=cache_miss(size=50, duration=5)", "broadcast=float32"],
+        ["feedback=personal(penalty=1.0)", "broadcast=float16 | delta", "learner=mlp", "local_epochs=1"],
     ],
     ids=lambda sets: " ".join(sets),
 )
@@ -69,6 +72,24 @@ def test_what_can_be_guessed_is_bounded_from_above(release, tmp_path):
     for (up, down), sent in zip(found, drawn.rounds, strict=True):
         assert up <= sent.up and down <= sent.down < 1.3 * down
     assert drawn.rounds[0].up < 3 * found[0][0]  # a bound that says nothing would pass as well
+
+
+@pytest.mark.parametrize("broadcast", ["argmax | delta", "argmax | delta | range_code", "quantize(bits=3) | delta"])
+def test_a_delta_of_feedback_is_bounded_from_above(broadcast, tmp_path):
+    config = config_of("learner=forest(trees=5)", "release=argmax", f"broadcast={broadcast}")
+    drawn = plan(config)
+    assert any("broadcast has" in reason for reason in drawn.bounds)
+    found = measured(config, tmp_path)
+    assert all(down <= sent.down for (_, down), sent in zip(found, drawn.rounds, strict=True))
+    assert drawn.rounds[1].down < 1.3 * found[1][1]  # a bound that says nothing would pass as well
+
+
+def test_what_stays_in_the_cache_is_planned_to_be_sent_once():
+    sets = ["preset=scarlet", "select=cache_miss(size=120, duration=2)", "rounds=7"]
+    lean, full = ([s.down_frame for s in plan(config_of(*sets, *way)).rounds] for way in ([], ["broadcast=float32"]))
+    # Bought in rounds 1, 4 and 7; told in 2 and 5, and not in between.
+    assert lean[1] == full[1] > 120 * 40 and lean[4] == full[4]
+    assert [a - b for a, b in zip(full, lean, strict=True)] == [0, 0, *[120 * 40 - 6] * 2, 0, *[120 * 40 - 6] * 2]
 
 
 def test_a_delta_is_planned_as_if_every_label_had_changed():

@@ -227,3 +227,47 @@ def test_own_data_of_another_kind_is_refused_and_the_others_go_on(tmp_path):
     rows = FederatedDistillation(CONFIG).start(grid=grid).reports[0].clients
     assert rows["0"]["error"] == "DataError (see the device's log)"  # its text may name the device's paths
     assert rows["1"]["status"] == "answered"
+
+
+LEAN = {"rounds": 4, "select": "cache_miss(size=50, duration=50)", "transfer": "split(size=50)"}
+
+
+def test_deltas_go_down_to_nodes_and_one_that_forgot_is_asked_again(tmp_path):
+    def forget(message, reply):
+        if message.metadata.group_id == "2":
+            (tmp_path / "lean" / "0.safetensors").unlink()
+        return [reply]
+
+    full, lean = (CONFIG.model_copy(update={**LEAN, "broadcast": f"float32{way}"}) for way in ("", " | delta"))
+    one = FederatedDistillation(full).start(grid=HereGrid(full, tmp_path / "full")).reports
+    grid = HereGrid(lean, tmp_path / "lean", only_first(forget))
+    two = FederatedDistillation(lean).start(grid=grid).reports
+    assert all(row["status"] == "answered" for report in two for row in report.clients.values())
+    down = [{name: row["bytes_down"] for name, row in report.clients.items()} for report in two]
+    assert down[1] == {name: row["bytes_down"] for name, row in one[1].clients.items()}
+    assert down[2]["1"] == down[2]["2"] < down[1]["1"] - 50 * 40 + 50
+    assert down[2]["0"] == down[2]["1"] + down[1]["0"]
+    assert down[3]["0"] == down[3]["1"] == down[2]["1"]
+    assert two[1].metrics["student"] == one[1].metrics["student"]
+
+
+def test_a_refusal_in_the_name_of_another_is_its_senders_own(tmp_path):
+    def blame(message, reply):
+        return [Message(messages.error_content(1, "send it in full"), reply_to=message)]
+
+    lean = CONFIG.model_copy(update={**LEAN, "quorum": 0.5, "broadcast": "float32 | delta"})
+    spoil = lambda m, r: blame(m, r) if m.metadata.dst_node_id == 102 and m.metadata.group_id != "1" else [r]  # noqa: E731
+    reports = FederatedDistillation(lean).start(grid=HereGrid(lean, tmp_path, spoil)).reports
+    for report in reports[1:]:
+        assert report.clients["1"]["status"] == "answered"
+        assert "in the name of client 1" in report.clients["2"]["error"]
+    assert reports[3].clients["1"]["bytes_down"] == reports[3].clients["0"]["bytes_down"]
+
+
+def test_nodes_that_are_told_the_same_share_one_message(tmp_path):
+    lean = CONFIG.model_copy(update={**LEAN, "broadcast": "float32 | delta", "release": "argmax | delta"})
+    grid, pushed = HereGrid(lean, tmp_path), []
+    push = grid.push_messages
+    grid.push_messages = lambda messages: push(pushed.extend(messages) or messages)
+    FederatedDistillation(lean).start(grid=grid)
+    assert [len({id(m.content) for m in pushed if m.metadata.group_id == str(r)}) for r in (1, 2, 3, 4)] == [1] * 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
@@ -147,23 +147,31 @@ class GridExchange:
         # A node that is gone frees its client: without a key, a SuperNode that restarts is another node.
         self._names = {node: name for node, name in self._names.items() if node in present}
         self._holders = {name: node for node, name in self._names.items()}
-        shared = query_content(frame)
-        own = {
-            name: query_content(personal.get(name, frame), acknowledged.get(name, 0))
-            for name in map(self._name, nodes)
-            if name in personal or name in acknowledged
-        }
-        contents = [own.get(self._name(node), shared) for node in nodes]
+        names = {node: self._name(node) for node in nodes}
+        parts = {node: (personal.get(name, frame), acknowledged.get(name, 0)) for node, name in names.items()}
+        contents = {part: query_content(*part) for part in set(parts.values())}  # a grid sends one object once
+        self._push(round_, {node: contents[part] for node, part in parts.items()})
+        sizes = {part: size_of(content) for part, content in contents.items()}
+        return {names[node]: sizes[part] for node, part in parts.items()}
+
+    def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
+        """Send the node of ``client`` another frame of the same round."""
+        node = next((node for node in self.grid.get_node_ids() if self._name(node) == client), None)
+        if node is None:
+            return 0
+        content = query_content(frame, acknowledged)
+        self._push(round_, {node: content})
+        return size_of(content)
+
+    def _push(self, round_: int, contents: Mapping[int, RecordDict]) -> None:
         messages = [
             Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_))
-            for node, content in zip(nodes, contents, strict=True)
+            for node, content in contents.items()
         ]
         ids = list(self.grid.push_messages(messages))
         now = time.monotonic()
-        self._open |= {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, nodes, strict=True)}
+        self._open |= {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, contents, strict=True)}
         self._outstanding[round_] += len(ids)
-        sizes = {id(content): size_of(content) for content in (shared, *own.values())}
-        return {self._name(node): sizes[id(content)] for node, content in zip(nodes, contents, strict=True)}
 
     def open(self, round_: int) -> int:
         """Return how many answers of ``round_`` are outstanding."""
@@ -216,8 +224,7 @@ class GridExchange:
         try:
             size = size_of(message.content)
             frame, accuracy, client, error_ = read_answer(message.content)
-            if frame is not None:
-                client = self._bound(node, str(peek(frame).client))
+            client = self._bound(node, str(peek(frame).client) if frame is not None else client or asked_as)
         except (FedkdError, CodecError, KeyError, ValueError, TypeError, AttributeError) as error:
             return Reply(round_, asked_as, None, f"{type(error).__name__}: {error}", None, 0, latency, asked_as)
         self._names[node] = client or asked_as
