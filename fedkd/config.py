@@ -47,6 +47,7 @@ class Config(BaseModel):
     aggregate: str = Field("mean", description="ballots and weights to teacher")
     sharpen: str = Field("none", description="lowers the teacher's entropy")
     replay: int = Field(1, ge=1, description="rounds whose teachers the student learns from; the newest wins on a row")
+    lesson: str = Field("none", description="chain on what the student is about to learn of the teacher")
     distill: str = Field("kl(temperature=1.0)", description="loss that teaches a model the teacher's soft labels")
     augment: str = Field("none", description="chain of views of the inputs that networks learn, drawn in each step")
     schedule: str = Field("constant", description="how the learning rate goes while a network learns in a round")
@@ -186,6 +187,8 @@ def _contradictions(config: Config) -> list[str]:
         problems.append("feedback: 'student' needs a student, got student = 'none'")
     if config.student == "none" and config.labels != "none":
         problems.append(f"labels: {config.labels!r} needs a student, got student = 'none'")
+    if config.student == "none" and config.lesson != "none":
+        problems.append(f"lesson: {config.lesson!r} needs a student, got student = 'none'")
     if config.keys not in KEYS:
         problems.append(
             f"keys: must be one of {', '.join(KEYS)}, got {config.keys!r}.{did_you_mean(config.keys, KEYS)}"

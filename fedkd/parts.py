@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd import augment, defense, learner, losses, release, schedule, transfer
+from fedkd import augment, defense, learner, lesson, losses, release, schedule, transfer
 from fedkd.aggregation import aggregator
 from fedkd.attack import attack, dishonest
 from fedkd.dataset import dataset
@@ -45,6 +45,7 @@ REGISTRIES: dict[str, Registry] = {
     "defend": defense.defense,
     "aggregate": aggregator,
     "sharpen": sharpener,
+    "lesson": lesson.lesson,
     "distill": losses.distill_loss,
     "augment": augment.augment,
     "schedule": schedule.schedule,
@@ -143,6 +144,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "aggregate": _checked("aggregate", _try_aggregator),
     "sharpen": _checked("sharpen", _try_sharpener),
     "broadcast": _checked("broadcast", release.check),
+    "lesson": _checked("lesson", lesson.check),
     "distill": losses.check,
     "augment": augment.check,
     "schedule": schedule.check,
@@ -308,6 +310,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "aggregate": "vote",
             "sharpen": "argmax",
             "replay": 25,
+            "lesson": "self_train(share=0.1)",
             "feedback": "none",
         },
     ),

@@ -34,7 +34,9 @@ from fedkd.units import percent, points
 
 TEACHER = ("defend", "aggregate", "sharpen", "replay")
 """Keys that decide the teacher."""
-STUDENT = ("student", "distill", "distill_epochs", "batch_size", "learning_rate", "seed")
+LEARNING = ("augment", "schedule", "batch_size", "learning_rate", "seed")
+"""Keys that clients had trained by, too."""
+STUDENT = ("student", "lesson", "distill", "distill_epochs", *LEARNING)
 """Keys that decide what the student makes of it."""
 SERVER = ("rounds", *TEACHER, *STUDENT, "pooled")
 """All keys that a replay may change; whatever else there is decides what clients answer."""
@@ -316,12 +318,12 @@ def caveats(before: Config, after: Config, *, without: Sequence[int] = ()) -> li
     """Return in what a replay differs from a run with the same changes; an empty list: in nothing."""
     moved = {key for key in (*TEACHER, *STUDENT) if getattr(before, key) != getattr(after, key)}
     notes = []
-    for key in sorted(moved & {"batch_size", "learning_rate", "seed"}):
+    for key in sorted(moved & set(LEARNING)):
         what = "data and clients are those of seed" if key == "seed" else "clients had trained with"
         notes.append(f"{key} = {getattr(after, key)} is the student's only: {what} {getattr(before, key)}.")
     if not moved and not without:
         return []
-    if parse(before.select)[0] not in BLIND and (after.rounds > 1 or moved & {"student", "seed"}):
+    if parse(before.select)[0] not in BLIND and (after.rounds > 1 or moved & set(LEARNING)):
         notes.append(f"NOT exact (select = {before.select}): the rows asked are those that the run chose.")
     if after.rounds == 1:
         return notes

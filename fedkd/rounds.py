@@ -27,6 +27,7 @@ from fedkd.feedback import Back, Outcome, feedback
 from fedkd.files import load_arrays, save_arrays
 from fedkd.labeled import Gems, labels
 from fedkd.learner import Learner
+from fedkd.lesson import study
 from fedkd.memory import Memory, Pool
 from fedkd.random import generator
 from fedkd.recording import save_round
@@ -98,6 +99,7 @@ class State:
     feedback: Back = None
     teacher: Teacher | None = None
     lesson: Teacher | None = None
+    counts: Array | None = None
     kept: Array | None = None
     known: dict[int, Known] = field(default_factory=dict)
     trust: dict[int, float] = field(default_factory=dict)
@@ -182,7 +184,8 @@ class Loop:
         student_before = self.student.state() if self.student is not None else {}
         try:
             lesson, kept = self._lesson(teacher)
-            self._distill(lesson, round_)
+            studied, counts = self._studied(lesson, round_)
+            self._distill(studied, counts, round_)
             clock.lap("distill")
             measured = self._measure(teacher, fresh, collected)
             clock.lap("evaluate")
@@ -194,7 +197,8 @@ class Loop:
                 memory.forget(selection.forget),
                 self._feedback(outcome, round_),
                 teacher,
-                lesson,
+                studied,
+                counts,
                 kept,
                 self._remember(query, collected),
                 {**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
@@ -431,13 +435,26 @@ class Loop:
             releases[key] = release
             clients[reply.client] = {**row, "status": "answered", "error": None}
 
-    def _distill(self, teacher: Teacher, round_: int) -> None:
+    def _studied(self, teacher: Teacher, round_: int) -> tuple[Teacher, Array]:
+        """Return what the student is to learn of the teacher, and how much each row counts (n,)."""
+        counts = teacher.answered.astype(np.float32)
+        if self.student is None or self.config.lesson == "none":
+            return teacher, counts
+        rows = np.arange(self.rows)
+        p, w = np.full((self.rows, self.classes), np.nan, np.float32), np.zeros(self.rows, np.float32)
+        p[teacher.indices], w[teacher.indices] = teacher.p, counts
+        own = self._answer(rows) if round_ > 1 else np.full_like(p, np.nan)
+        p, w = study(self.config.lesson, p, w, own)
+        taught = np.flatnonzero(w)
+        return Teacher(p[taught], taught), w[taught]
+
+    def _distill(self, lesson: Teacher, counts: Array, round_: int) -> None:
         if self.student is None:
             return
-        rows = teacher.indices[teacher.answered]
         rng = generator(self.config.seed, "server", "round", round_, "distill")
-        weight = np.ones(len(rows), np.float32)
-        self.student.distill(self.transfer.inputs[rows], teacher.p[teacher.answered], w=weight, rng=rng)
+        known = counts > 0
+        x = self.transfer.inputs[lesson.indices[known]]
+        self.student.distill(x, lesson.p[known], w=counts[known], rng=rng)
 
     def _answer(self, rows: Array) -> Array:
         if self.student is None:
@@ -493,6 +510,8 @@ class Loop:
             arrays |= {f"{name}.p": teacher.p, f"{name}.indices": teacher.indices}
         if state.kept is not None:
             arrays["kept"] = state.kept
+        if state.counts is not None:
+            arrays["counts"] = state.counts
         for key, known in state.known.items():
             arrays |= {f"known.{key}.{name}": array for name, array in known.to_arrays().items()}
         for key, audience in state.told.items():
@@ -526,6 +545,7 @@ class Loop:
             own or teachers.get("feedback"),
             teachers.get("teacher"),
             teachers.get("lesson", teachers.get("teacher")),
+            arrays.get("counts"),
             arrays.get("kept"),
             {key: Known.from_arrays(part) for key, part in _by_key("known.", arrays).items()},
             {int(key): value for key, value in header["trust"].items()},
@@ -536,12 +556,13 @@ class Loop:
             kept = {name[8:]: array for name, array in arrays.items() if name.startswith("student.")}
             if kept:
                 self.student.load(kept)
-            elif self.state.lesson is not None:
+            elif self.state.lesson is not None and self.state.counts is not None:
                 if not getattr(self.student, "refits", False):
                     raise CheckpointError(
                         f"student {self.student.architecture!r} keeps no state: give it state() and load() to resume"
                     )
-                self._distill(self.state.lesson, self.state.round)  # each lesson is the first: the last one makes it
+                # Each lesson is the first to such a student: the last one makes it.
+                self._distill(self.state.lesson, self.state.counts, self.state.round)
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be ours."""

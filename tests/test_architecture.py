@@ -31,7 +31,7 @@ LAYERS = [
     {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset",
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "report_template", "page", "recording", "augment", "schedule",
-     "distillation", "attack", "defense"},
+     "lesson", "attack", "defense"},
     {"parts", "federation"},
     {"config", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "rounds", "rundir", "reference"},

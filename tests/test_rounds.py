@@ -790,3 +790,51 @@ def test_an_absent_client_keeps_the_trust_that_it_had():
     this = loop(settings(rounds=3, defend="exp_guard(eta=2.0)"))
     this.run(Network(truthful, truthful, sometimes))
     assert this.state.trust[2] == this.state.reports[0].clients["2"]["trust"] < 0.5
+
+
+# What the student makes of the teacher.
+
+
+def test_the_student_may_teach_itself_rows_that_were_not_asked():
+    class Sure(Student):
+        def predict(self, x):
+            known = super().predict(x)
+            guess = one_hot(np.full(len(known), 2), CLASSES)
+            return np.where(known.max(axis=1, keepdims=True) > 0.5, known, guess).astype(np.float32)
+
+    config = settings(rounds=2, select="budget(size=4)", lesson="self_train(share=1.0)")
+    this = Loop(config, TRANSFER, CLASSES, Sure(), evaluation=Evaluation((INPUTS, TRUTH), TRUTH))
+    net = Network(truthful, truthful)
+    this.step(net)
+    assert (this.student.seen.sum(axis=1) > 0).sum() == 4, "in the first round it knows nothing to teach itself"
+    this.step(net)
+    assert (this.student.seen.sum(axis=1) > 0).all()
+    assert len(this.state.teacher.indices) == 4 and len(this.state.lesson.indices) == ROWS
+
+
+def test_a_self_taught_student_that_keeps_nothing_resumes_with_the_same_lesson(tmp_path):
+    class Refits(Student):
+        refits = True
+
+        def distill(self, x, p, *, w, rng):
+            self.seen = np.zeros((ROWS, CLASSES), np.float32)
+            super().distill(x, p * w[:, None], w=w, rng=rng)
+
+        def state(self):
+            return {}
+
+        def load(self, state):
+            pass
+
+    def run(rounds_, **keys):
+        config = settings(rounds=rounds_, select="budget(size=4)", lesson="self_train(share=0.5) | confidence", **keys)
+        path = tmp_path / "checkpoint.safetensors"
+        this = Loop(config, TRANSFER, CLASSES, Refits(), evaluation=Evaluation((INPUTS, TRUTH), TRUTH), checkpoint=path)
+        this.run(Network(truthful, truthful))
+        return this
+
+    whole = run(3)
+    run(2)
+    resumed = run(3, output=str(tmp_path), resume=True)
+    assert (resumed.student.seen == whole.student.seen).all()
+    assert without_time(resumed.state.reports) == without_time(whole.state.reports)
