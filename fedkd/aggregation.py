@@ -159,8 +159,10 @@ def cronus(p: Array, w: Array, *, byzantine: float = 0.2) -> Array:
     """
     f = _liars("cronus", w, byzantine)
     x, v = _by_row(p, w)
+    left = (v > 0).astype(v.dtype)
     for _ in range(2):
-        v = _drop(x, v, f // 2)
+        kept = _kept(x, v, left, f // 2)
+        v, left = v * kept, left * kept
     return _answered(_center(x, v), v, p.dtype)
 
 
@@ -172,7 +174,7 @@ def filter_(p: Array, w: Array, *, byzantine: float = 0.2) -> Array:
     """
     f = _liars("filter", w, byzantine)
     x, v = _by_row(p, w)
-    v = _drop(x, v, f)
+    v = v * _kept(x, v, (v > 0).astype(v.dtype), f)
     return _answered(_center(x, v), v, p.dtype)
 
 
@@ -249,10 +251,13 @@ def _liars(name: str, w: Array, byzantine: float) -> Array:
     return np.asarray(np.floor(byzantine * (w > 0).sum(axis=0) + 1e-9), np.int64)
 
 
-def _drop(x: Array, v: Array, count: Array) -> Array:
-    """Return the weights (M, K) without those of the ``count`` (M,) ballots that stick out most in each row."""
+def _kept(x: Array, v: Array, left: Array, count: Array) -> Array:
+    """Return what share (M, K) of its weight a ballot keeps when the ``count`` (M,) that stick out most are dropped.
+
+    Of each ballot ``left`` (M, K) is there still: what a tie has halved counts as half a ballot.
+    """
     if not count.any():
-        return v
+        return np.ones_like(v)
     off = np.sqrt(v)[..., None] * (x - _center(x, v)[:, None])
     if x.shape[1] <= x.shape[2]:  # the smaller of the two matrices that have the same leading direction
         axis = np.linalg.eigh(off @ off.transpose(0, 2, 1))[1][..., -1:]
@@ -262,9 +267,13 @@ def _drop(x: Array, v: Array, count: Array) -> Array:
     length = np.sqrt((direction**2).sum(axis=1, keepdims=True))
     scores = np.abs(((x - _center(x, v)[:, None]) @ (direction / np.where(length > 0, length, 1)))[..., 0])
     scores = np.where(v > 0, scores, -1.0)
-    last = np.take_along_axis(-np.sort(-scores, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    dropped = np.cumsum(np.take_along_axis(left, order, axis=1), axis=1)
+    reached = (dropped >= count[:, None] - 1e-6).argmax(axis=1)[:, None]
+    last = np.take_along_axis(np.take_along_axis(scores, order, axis=1), reached, axis=1)
     margin = 1e-9 + 1e-6 * last
     above, tied = scores > last + margin, np.abs(scores - last) <= margin
-    share = (count - above.sum(axis=1))[:, None] / np.maximum(tied.sum(axis=1), 1)[:, None]
+    above_sum, tied_sum = (np.where(which, left, 0.0).sum(axis=1)[:, None] for which in (above, tied))
+    share = np.clip((count[:, None] - above_sum) / np.maximum(tied_sum, 1e-12), 0.0, 1.0)
     kept = np.where(above, 0.0, np.where(tied, 1 - share, 1.0))
-    return np.asarray(np.where((count > 0)[:, None], v * kept, v))
+    return np.asarray(np.where((count > 0)[:, None], kept, 1.0))

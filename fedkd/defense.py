@@ -137,7 +137,7 @@ def exp_guard(p: Array, w: Array, past: Array, *, eta: float = 1.0, base: str = 
 
 
 @defense
-def cross_check(p: Array, w: Array, past: Array, *, eta: float = 10.0, steps: int = 5) -> Vetted:
+def cross_check(p: Array, w: Array, past: Array, *, eta: float = 5.0, steps: int = 5, claims: float = 1 / 3) -> Vetted:
     """Trust a client less by exp(-eta * d), d its disagreement with the others where both claim to know.
 
     d_k = sum_m v (1 - v) |p_k - t_-k| / sum_m v (1 - v), where v is the client's share of the weight of a row and t_-k
@@ -145,12 +145,17 @@ def cross_check(p: Array, w: Array, past: Array, *, eta: float = 10.0, steps: in
     honest expert is not blamed for what it disclaims to know, and one that claims to know everything is judged by
     everything. Since (1 - v)(p_k - t_-k) = p_k - t, all that takes is the mean t. Trust and mean are refined in turn,
     ``steps`` times, and what was trusted in the last round has more say in the first of them.
+
+    For the judgement, weights count to the power ``claims`` and each client's are divided by their sum: so who claims
+    to know everything does not make the mean by which all are judged, though four in ten may do so.
     """
+    if not 0 < claims <= 1:
+        raise SpecError(f"defense 'cross_check': 'claims' must be in (0, 1], got {claims}.")
     if not (0 <= eta < np.inf and steps >= 1):
         raise SpecError(f"defense 'cross_check': needs a finite 'eta' >= 0 and 'steps' >= 1, got {eta} and {steps}.")
-    trust = past
+    trust, said = past, _modest(w, claims)
     for _ in range(steps):
-        scores = disagreement(p, row_shares(w) * trust[:, None])
+        scores = disagreement(p, said * trust[:, None])
         trust = np.where(np.isfinite(scores), _fallen(np.ones_like(past), scores, eta), past)
     return _trusted(p, w, trust)
 
@@ -238,6 +243,13 @@ def _others(v: Array) -> Array:
 def _like(v: Array, w: Array) -> Array:
     """Return weights of the kind of ``w``; what counted a little must not round to silence."""
     return np.where(w > 0, np.maximum(v, np.finfo(w.dtype).tiny), 0).astype(w.dtype, copy=False)
+
+
+def _modest(w: Array, power: float) -> Array:
+    """Return shares (K, M) of rows by weights that have the same sum for each client, in the given power."""
+    v = w.astype(np.float64)
+    v = (v / np.maximum(v.max(axis=1, keepdims=True, initial=0), np.finfo(np.float64).tiny)) ** power
+    return row_shares((v / np.maximum(v.sum(axis=1, keepdims=True), 1e-300)) ** (1 / power))
 
 
 def _fallen(trust: Array, scores: Array, eta: float) -> Array:

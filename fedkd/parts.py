@@ -188,12 +188,12 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "cfd": (
-        "CFD, Sattler et al., arXiv:2012.00632: one bit a label up and down, the student's own labels go back",
+        "CFD, Sattler et al., arXiv:2012.00632: one bit a label, as deltas and range coded; the student's own go back",
         {
             "expertise": "uniform",
-            "release": "quantize(bits=1)",
+            "release": "quantize(bits=1) | delta | range_code",
             "feedback": "student",
-            "broadcast": "quantize(bits=1)",
+            "broadcast": "quantize(bits=1) | range_code",
         },
     ),
     "mhat": (
@@ -224,6 +224,60 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "labels": "gems(mix=0.75)",
             "select": "wrong(size=400)",
             "feedback": "student",
+            "broadcast": "float32",
+        },
+    ),
+    "fed_aux": (
+        "FedAUX, Sattler et al., arXiv:2102.02514, without sending weights: mean logits weighted by certainty",
+        {
+            "expertise": "density_ratio",
+            "release": "float32 | delta",
+            "aggregate": "log_mean",
+            "feedback": "none",
+        },
+    ),
+    "fed_et": (
+        "Fed-ET, Cho et al., IJCAI 2022, without sending weights: varied ballots count more, their argmax is learned",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "aggregate": "variance",
+            "distill": "kl(hard=0.95)",
+            "feedback": "student",
+            "broadcast": "float32",
+        },
+    ),
+    "selective_fd": (
+        "Selective-FD, Shao et al., 2024: clients answer what their data covers, the server drops what is ambiguous",
+        {
+            "expertise": "kulsif",
+            "release": "float32",
+            "select": "uniform(size=200)",
+            "sharpen": "gate",
+            "distill": "cross_entropy",
+            "feedback": "teacher",
+            "broadcast": "float32",
+        },
+    ),
+    "cronus": (
+        "Cronus, Chang et al., arXiv:1912.11279: a mean without the ballots that stick out, two passes",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "aggregate": "cronus(byzantine=0.4)",
+            "distill": "cross_entropy",
+            "feedback": "teacher",
+            "broadcast": "float32",
+        },
+    ),
+    "byzantine_fd": (
+        "Byzantine FD, Roux et al., arXiv:2402.12265: ExpGuard distrusts who is far from a robust aggregate",
+        {
+            "expertise": "uniform",
+            "release": "float32",
+            "defend": "exp_guard(base='geometric_median')",
+            "aggregate": "geometric_median",
+            "feedback": "teacher",
             "broadcast": "float32",
         },
     ),

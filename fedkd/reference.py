@@ -41,6 +41,7 @@ def markdown() -> str:
     lines += ["", "## Presets", "", "| preset | what it is | what it sets |", "|---|---|---|"]
     for name, (what, keys) in PRESETS.items():
         sets = ", ".join(f"`{key} = {value}`" for key, value in keys.items()) or "the defaults"
+        sets = sets.replace("|", "\\|")
         lines.append(f"| `{name}` | {what} | {sets} |")
     for key, registry in REGISTRIES.items():
         lines += ["", f"## `{key}`", "", "| part | what it does |", "|---|---|"]

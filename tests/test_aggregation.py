@@ -152,6 +152,13 @@ def test_cronus_drops_the_farthest_twice_and_filter_all_at_once():
     assert teach("filter(byzantine=0.4)", p, np.ones((5, 1)))[0] == pytest.approx([1 - 0.1 / 3, 0.1 / 3, 0.0])
 
 
+def test_cronus_drops_colluders_who_tie_one_and_all():
+    # Four of ten say the same lie: each pass takes two of them away, half of each and then the other half.
+    p = np.array([[[0.6, 0.3, 0.1]]] * 6 + [[[0.0, 0.0, 1.0]]] * 4)
+    for spec in ("cronus(byzantine=0.4)", "filter(byzantine=0.4)"):
+        assert teach(spec, p, np.ones((10, 1)))[0] == pytest.approx([0.6, 0.3, 0.1])
+
+
 def test_cronus_keeps_all_where_it_counts_on_fewer_than_two_liars():
     p = line(0.0, 0.0, 0.0, 0.1, 0.9)
     assert teach("cronus(byzantine=0.2)", p, np.ones((5, 1)))[0] == pytest.approx(teach("mean", p, np.ones((5, 1)))[0])

@@ -317,8 +317,24 @@ def test_drop_outliers_silences_the_odd_one_and_lets_it_come_back():
 @pytest.mark.parametrize(
     "spec",
     ["cap(share=0.0)", "cap(share=1.5)", "budget(most=0.9)", "exp_guard(eta=-1.0)", "cross_check(steps=0)",
-     "drop_outliers(z=0.0)", "dawid_skene(prior=0.0)"],
+     "cross_check(claims=0.0)", "drop_outliers(z=0.0)", "dawid_skene(prior=0.0)"],
 )  # fmt: skip
 def test_an_option_out_of_range_is_refused(spec):
     with pytest.raises(SpecError, match=spec.split("(")[0]):
         run(spec, rows(A, B), np.ones((2, 1)))
+
+
+def test_four_of_ten_who_claim_to_know_everything_are_not_the_judges():
+    # Six experts know a class each (of six), two rows a class; four colluders say class 0 and claim to know it all.
+    truth = np.repeat(np.arange(6), 2)
+    p = np.full((10, 12, 6), 0.02)
+    p[np.arange(10)[:, None], np.arange(12), truth] = 0.9
+    w = np.where(np.arange(6)[:, None] == truth, 100.0, 1.0)
+    p[6:], w = np.eye(6)[0], np.concatenate([w, np.full((4, 12), 1e6)])
+    plain = aggregator.build("mean")(p, w)
+    assert (plain.argmax(axis=1) == 0).all()
+    vetted = run("budget | cross_check(eta=10)", p, w)
+    assert (aggregator.build("mean")(vetted.p, vetted.w).argmax(axis=1) == truth).all()
+    assert vetted.trust[:6].min() > 10 * vetted.trust[6:].max()
+    taken_at_their_word = disagreement(p, w)
+    assert taken_at_their_word[:6].min() > taken_at_their_word[6:].max(), "then the experts are the outliers"

@@ -261,6 +261,14 @@ def test_density_is_the_density_of_the_data_times_their_number():
     assert few - wide == pytest.approx(math.log(4), abs=0.25)
 
 
+def test_no_copy_of_a_sample_claims_more_than_its_share():
+    # 50 copies of one row: 100 times as concentrated as 200 rows is 100 * 50 / 200 = 25 times as dense, to the power 2.
+    pool = normal(200, 3)
+    w = weights_of("density(sharpness=2.0)", pool, np.repeat(pool[:1], 50, axis=0))
+    assert w[0] == pytest.approx(625, rel=1e-4)
+    assert w.max() == w[0]
+
+
 def test_density_is_fair_to_clients_with_fewer_examples_than_neighbors():
     # One example 6 away says psi(1) - m log 6; two say (psi(1) + psi(2)) / 2 - m log 6: half an example more in log.
     # The transfer set around 20 has its nearest at 1, 1, 2, 2, 3; psi(1..5) are -.5772, .4228, .9228, 1.2561, 1.5061.

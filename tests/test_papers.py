@@ -10,7 +10,7 @@ from simulations.papers.show import FULL, SMALL, Row, main, table
 from simulations.scene import play
 
 FOLDER = Path(__file__).resolve().parent.parent / "simulations" / "papers"
-OWN = {"hinton", "selective_fd", "fedavg", "feddf"}  # they print tables of another form, and have tests of their own
+OWN = {"hinton", "fedavg", "feddf"}  # they print tables of another form, and have tests of their own
 PAPERS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in {"__init__", "show", *OWN})
 TINY = {"rounds": 2, "clients": 3, "local_epochs": 2, "distill_epochs": 3, "feedback_epochs": 1}
 
@@ -43,7 +43,7 @@ def test_a_paper_is_a_short_file_that_names_its_source(path):
 
 def test_every_published_method_has_a_paper_and_a_preset():
     for name in PAPERS:
-        assert name in PRESETS or name == "byzantine_fd", name
+        assert name in PRESETS, name
     assert {*PRESETS} - {"one_shot"} <= {*PAPERS, *OWN}
 
 

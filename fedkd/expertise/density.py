@@ -25,6 +25,7 @@ def density(
     neighbors: int = 5,
     dimensions: int = 80,
     sharpness: float = 1.5,
+    concentration: float = 100.0,
 ) -> Array:
     """Count a ballot by the density of the client's data over that of the transfer set, to a power.
 
@@ -35,18 +36,21 @@ def density(
     the teacher; it makes weights of all rows alike in size, so that few bits can hold them. Distances are those between
     shapes where inputs are images, in ``dimensions`` principal components of the transfer set; m is that of the
     transfer set too, so nothing needs tuning to the data. ``sharpness`` above 1 makes up for what m is underestimated
-    by. Range e^-80 .. e^80; a client without data abstains.
+    by. Nobody's data is taken to be more than ``concentration`` times as concentrated as the transfer set, so that a
+    near copy of a sample does not set the scale of all weights. Range e^-80 .. e^80; a client without data abstains.
     """
-    above_zero("density", neighbors=neighbors, dimensions=dimensions, sharpness=sharpness)
+    options = {"neighbors": neighbors, "dimensions": dimensions, "sharpness": sharpness}
+    above_zero("density", **options, concentration=concentration)
     if not len(private):
         return np.zeros(len(rows), np.float32)
     public, project = space(transfer, dimensions)
     theirs = around(public, (transfer.fingerprint, dimensions, "space"), neighbors)
     k = min(neighbors, len(private))
     r = nearest(public[rows], project(private), k)
-    # A copy of the sample must not silence all others for good.
+    # An equal sample is at distance zero, which has no logarithm.
     log_r = np.log(np.maximum(r, 0.1 * np.exp(theirs.log_r[rows, None]))).mean(axis=1)
     log_ratio = mean_digamma(k) - theirs.mean_digamma - theirs.dimension * (log_r - theirs.log_r[rows])
+    log_ratio = np.minimum(log_ratio, np.log(concentration * len(private) / theirs.rows))
     return np.asarray(np.exp(np.clip(sharpness * log_ratio, -RANGE, RANGE)), np.float32)
 
 

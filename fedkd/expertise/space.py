@@ -115,11 +115,12 @@ def typical_distance(public: Array, key: tuple[Any, ...], neighbors: int) -> flo
 class Around:
     """The transfer set around each of its own rows.
 
-    ``log_r`` (M,) is the mean log distance to the nearest other rows, ``mean_digamma`` that of psi(j) over as many
-    neighbors, ``dimension`` the intrinsic one.
+    ``log_r`` (M,) is the mean log distance to the nearest other of the ``rows`` that stand for the set,
+    ``mean_digamma`` the mean of psi(j) over as many neighbors, ``dimension`` the intrinsic one.
     """
 
     log_r: Array
+    rows: int
     mean_digamma: float
     dimension: float
 
@@ -138,7 +139,7 @@ def around(public: Array, key: tuple[Any, ...], neighbors: int) -> Around:
         r = np.where(own[:, None], r[:, -k:], r[:, :k])
         least = 0.1 * (float(np.median(r[:, -1])) or float(r[:, -1].mean()) or 1.0)  # most rows may be there twice
         log_r = np.log(np.maximum(r, least)).mean(axis=1)
-        found = Around(log_r.astype(np.float32), mean_digamma(k), intrinsic_dimension(public))
+        found = Around(log_r.astype(np.float32), len(public[::step]), mean_digamma(k), intrinsic_dimension(public))
         _AROUND.clear()
         _AROUND[(*key, neighbors)] = found
     return found

@@ -6,7 +6,7 @@ each way, so the rows differ in nothing else.
 
 Run: python -m simulations.benchmarks.expertise [--seeds 5] [--only 0.1] [--data cifar10] [--jobs 2]
 (5 seeds, two partitions, ``--only "Dirichlet 0.1,"``: 20 minutes on 2 cores; all: about 2 hours; needs Fashion-MNIST)
-Tables that are not measured this time stay in the result file.
+Tables and columns that are not measured this time stay in the result file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ EPOCHS = {10: 4, 100: 10}  # a hundredth of the data makes few steps an epoch
 CONFIG = Config(batch_size=32, learning_rate=1e-3)
 
 
-def one_seed(seed: int, deal: str, clients: int, name: str) -> dict[str, dict[str, float]]:
+def one_seed(
+    seed: int, deal: str, clients: int, name: str, members: tuple[str, ...] = WEIGHTS
+) -> dict[str, dict[str, float]]:
     """Return accuracy and NLL of the teacher on the transfer set, and local accuracy, for one seed."""
     data = load(name)
     order = generator(seed, "order").permutation(len(data.y))
@@ -86,7 +88,7 @@ def one_seed(seed: int, deal: str, clients: int, name: str) -> dict[str, dict[st
     local = [metrics.accuracy(p, truth) or 0.0 for p in ballots]
     result = {"local models (mean)": {"accuracy": float(np.mean(local))}}
     rows = np.arange(TRANSFER)
-    for member in WEIGHTS:
+    for member in members:
         weigh = expertise.build(member)
         releases = [
             Release(p, weigh(p, rows, transfer, as_inputs(data.x[share]), generator(seed, "expertise", k)))
@@ -104,11 +106,11 @@ def one_seed(seed: int, deal: str, clients: int, name: str) -> dict[str, dict[st
     return result
 
 
-def measure(what: str, seeds: list[int], name: str, jobs: int) -> dict[str, Any]:
+def measure(what: str, seeds: list[int], name: str, jobs: int, members: tuple[str, ...]) -> dict[str, Any]:
     """Return the table of one partition: member to metric to spread over seeds."""
     deal, clients = DEALS[what]
     with ProcessPoolExecutor(jobs) as pool:
-        runs = list(pool.map(one_seed, seeds, *([value] * len(seeds) for value in (deal, clients, name))))
+        runs = list(pool.map(one_seed, seeds, *([value] * len(seeds) for value in (deal, clients, name, members))))
     return {
         member: {kind: spread([run[member][kind] for run in runs]) for kind in runs[0][member]} for member in runs[0]
     }
@@ -128,13 +130,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--only", default="", help="partitions whose name has this text")
     parser.add_argument("--data", default="fashion_mnist", help="any data that fedkd can load, 30,000 images or more")
+    parser.add_argument("--members", nargs="+", default=WEIGHTS, choices=WEIGHTS, help="columns that are measured anew")
+    parser.add_argument("--missing", action="store_true", help="only partitions that are not in the result file yet")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     given = parser.parse_args()
     found = RESULTS / "expertise.json"
     known = json.loads(found.read_text()).get("tables", {}) if found.exists() else {}
-    for what in (what for what in DEALS if given.only in what):
-        table = measure(what, list(range(given.seeds)), given.data, given.jobs)
-        known.setdefault(given.data, {})[what] = {"partition": DEALS[what][0], "seeds": given.seeds, "teacher": table}
+    tables = known.setdefault(given.data, {})
+    for what in (what for what in DEALS if given.only in what and not (given.missing and what in tables)):
+        table = measure(what, list(range(given.seeds)), given.data, given.jobs, tuple(given.members))
+        before = tables.get(what, {}).get("teacher", {})
+        tables[what] = {"partition": DEALS[what][0], "seeds": given.seeds, "teacher": {**before, **table}}
         save("expertise", {"tables": known})
     for what, entry in known[given.data].items():
         show(f"{what} ({entry['seeds']} seeds)", entry["teacher"])

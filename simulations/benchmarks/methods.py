@@ -32,8 +32,8 @@ SCENE: dict[str, Any] = {
     "schedule": "cosine",
     "pooled": False,
 }
-ONE_SHOT = {"distill_epochs": 40}
-"""What a run of one round has besides: later rounds go on with the student, a single one must teach it all."""
+ONE_SHOT = {"distill_epochs": 40, "local_epochs": 5}
+"""What a run of one round has instead: where there are more, clients and student go on with what they have learned."""
 TINY = {
     "release": "quantize(bits=3) | weights(bits=4) | delta | range_code",
     "broadcast": "quantize(bits=4) | range_code",
@@ -49,7 +49,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedmd": ("fedmd", {}),
     "ds_fl": ("ds_fl", {}),
     "scarlet": ("scarlet", {"select": "cache_miss(size=1000, duration=50)"}),
-    "selective_fd": ("selective_fd", {}),
+    "selective_fd": ("selective_fd", {"select": "uniform(size=1000)"}),
 }
 """Label to preset and what it needs to fit 6,000 transfer images; all else is the scene of all."""
 

@@ -4,6 +4,10 @@ Nature Communications 15:349. A client answers only where its own data says some
 the first quartile of held-out private rows), and the server drops rows on which the answers disagree. The paper's
 point: what is not known should not be taught, above all where a client holds few classes. There, 10 clients on
 Fashion-MNIST with 6,000 transfer images come to 87.2 % (IID), 77.3 % (two classes a client) and 75.3 % (one class).
+
+What differs from the paper: it takes 20,000 small rounds of one private batch and 10 proxy steps on 512 samples, here a
+round is whole passes over the private data, on 200 samples; rows are dropped where no class has a majority, as the
+paper's threshold was not at hand; and a student is trained at the server. The teacher is judged on rows that it kept.
 """
 
 from collections.abc import Mapping
