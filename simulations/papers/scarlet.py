@@ -10,6 +10,8 @@ EXPIRED, and hands absentees a catch-up package. Here a query names the rows of 
 the client has: CACHED. The others travel, NEWLY if the client had nothing there, EXPIRED if it had something older;
 either way it stores them, so the two need no signal. Who was absent is known by its missing answers, and gets what it
 missed when that is drawn again: the catch-up comes row by row, and only for rows that are needed.
+With 1000 of 10,000 and D = 50 the frames down, over 2000 rounds, are 18.7 % of DS-FL's (30.3 % without storing), where
+the teacher in full takes 98.8 % (`fedkd plan`).
 """
 
 from collections.abc import Mapping
