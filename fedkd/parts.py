@@ -156,6 +156,13 @@ CHECKS: dict[str, Callable[[str], Any]] = {
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "expert": ("fedkd's default: ballots weighted by how well a client's data covers a sample", {}),
     "one_shot": ("one round, nothing goes back: one-shot federated learning", {"rounds": 1, "feedback": "none"}),
+    "tiny": (
+        "the default in few bytes: three bits a class, four a weight, range coded deltas both ways",
+        {
+            "release": "quantize(bits=3) | weights(bits=4) | delta | range_code",
+            "broadcast": "quantize(bits=4) | delta | range_code",
+        },
+    ),
     "fedmd": (
         "FedMD, Li and Wang, arXiv:1910.03581: mean logits go back, clients match them",
         {

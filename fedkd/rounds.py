@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
 from fedkd.release import form, prepare
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array
+from fedkd.state import State
 from fedkd.teacher import sharpener
 
 Observer = Callable[[str, Mapping[str, Any]], None]
@@ -88,23 +89,6 @@ class Evaluation:
 
     test: tuple[Array, Array] | None = None
     truth: Array | None = None
-
-
-@dataclass(eq=False)
-class State:
-    """Everything that lives across rounds on the server. Saved after each of them."""
-
-    round: int = 0
-    memory: Memory = field(default_factory=lambda: Memory.empty(0, 1))
-    feedback: Back = None
-    teacher: Teacher | None = None
-    lesson: Teacher | None = None
-    counts: Array | None = None
-    kept: Array | None = None
-    known: dict[int, Known] = field(default_factory=dict)
-    trust: dict[int, float] = field(default_factory=dict)
-    reports: list[RoundReport] = field(default_factory=list)
-    told: dict[int, Audience] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,17 +177,17 @@ class Loop:
             rows_of = self._judged(collected, releases, fresh, trust)
             report = RoundReport(round_, measured, rows_of, clock.seconds, collected.latency)
             following = State(
-                round_,
-                memory.forget(selection.forget),
-                self._feedback(outcome, round_),
-                teacher,
-                studied,
-                counts,
-                kept,
-                self._remember(query, collected),
-                {**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
-                [*self.state.reports, report],
+                round=round_,
+                memory=memory.forget(selection.forget),
+                feedback=self._feedback(outcome, round_),
+                teacher=teacher,
+                lesson=studied,
+                counts=counts,
+                kept=kept,
+                known=self._remember(query, collected),
+                trust={**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
                 told=self._told(query),
+                reports=[*self.state.reports, report],
             )
             if self.ballots is not None:
                 save_round(self.ballots, query, collected.releases, selection=selection)
@@ -504,28 +488,11 @@ class Loop:
         }
 
     def _save(self, path: Path, state: State) -> None:
-        memory = state.memory
-        arrays = {"asked": memory.asked, "memory.p": memory.p, "memory.stamp": memory.stamp}
-        for name, teacher in _named(state).items():
-            arrays |= {f"{name}.p": teacher.p, f"{name}.indices": teacher.indices}
-        if state.kept is not None:
-            arrays["kept"] = state.kept
-        if state.counts is not None:
-            arrays["counts"] = state.counts
-        for key, known in state.known.items():
-            arrays |= {f"known.{key}.{name}": array for name, array in known.to_arrays().items()}
-        for key, audience in state.told.items():
-            arrays |= {f"told.{key}.{name}": array for name, array in audience.to_arrays().items()}
+        arrays, header = state.to_arrays()
         if self.student is not None:
             arrays |= {f"student.{name}": array for name, array in self.student.state().items()}
-        header = {
-            "round": state.round,
-            "run": self._identity(),
-            "reports": [asdict(r) for r in state.reports],
-            "trust": {str(key): value for key, value in state.trust.items()},
-        }
         try:
-            save_arrays(path, arrays, header)
+            save_arrays(path, arrays, {**header, "run": self._identity()})
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {path}: {error.strerror}. Round {state.round} is not saved; the checkpoint of round "
@@ -536,33 +503,19 @@ class Loop:
         arrays, header = load_arrays(path)
         if header.get("run") != self._identity():
             raise CheckpointError(f"{path} belongs to another configuration; resume with the config.toml beside it")
-        names = [name[:-8] for name in arrays if name.endswith(".indices")]
-        teachers = {name: Teacher(arrays[f"{name}.p"], arrays[f"{name}.indices"]) for name in names}
-        own = {int(name[9:]): teacher for name, teacher in teachers.items() if name.startswith("feedback.")}
-        self.state = State(
-            header["round"],
-            Memory(arrays["asked"], arrays["memory.p"], arrays["memory.stamp"]),
-            own or teachers.get("feedback"),
-            teachers.get("teacher"),
-            teachers.get("lesson", teachers.get("teacher")),
-            arrays.get("counts"),
-            arrays.get("kept"),
-            {key: Known.from_arrays(part) for key, part in _by_key("known.", arrays).items()},
-            {int(key): value for key, value in header["trust"].items()},
-            [RoundReport(**report) for report in header["reports"]],
-            told={key: Audience.from_arrays(part) for key, part in _by_key("told.", arrays).items()},
-        )
-        if self.student is not None:
-            kept = {name[8:]: array for name, array in arrays.items() if name.startswith("student.")}
-            if kept:
-                self.student.load(kept)
-            elif self.state.lesson is not None and self.state.counts is not None:
-                if not getattr(self.student, "refits", False):
-                    raise CheckpointError(
-                        f"student {self.student.architecture!r} keeps no state: give it state() and load() to resume"
-                    )
-                # Each lesson is the first to such a student: the last one makes it.
-                self._distill(self.state.lesson, self.state.counts, self.state.round)
+        self.state = State.from_arrays(arrays, header)
+        if self.student is None:
+            return
+        kept = {name.removeprefix("student."): a for name, a in arrays.items() if name.startswith("student.")}
+        if kept:
+            self.student.load(kept)
+        elif self.state.lesson is not None and self.state.counts is not None:
+            if not getattr(self.student, "refits", False):
+                raise CheckpointError(
+                    f"student {self.student.architecture!r} keeps no state: give it state() and load() to resume"
+                )
+            # Each lesson is the first to such a student: the last one makes it.
+            self._distill(self.state.lesson, self.state.counts, self.state.round)
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be ours."""
@@ -597,25 +550,3 @@ def folded(errors: Mapping[str, str], asked: int) -> list[str]:
 
 def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
     return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])
-
-
-def _named(state: State) -> dict[str, Teacher]:
-    """Return the teachers of a state under the names that they have in a checkpoint."""
-    named = {"teacher": state.teacher}
-    if state.lesson is not state.teacher:
-        named["lesson"] = state.lesson
-    if isinstance(state.feedback, Teacher):
-        named["feedback"] = state.feedback
-    elif state.feedback is not None:
-        named |= {f"feedback.{key}": teacher for key, teacher in state.feedback.items()}
-    return {name: teacher for name, teacher in named.items() if teacher is not None}
-
-
-def _by_key(prefix: str, arrays: dict[str, Array]) -> dict[int, dict[str, Array]]:
-    """Return the arrays of a checkpoint that are called ``prefix`` KEY.NAME, by key and name."""
-    parts: dict[int, dict[str, Array]] = {}
-    for name, array in arrays.items():
-        if name.startswith(prefix):
-            _, key, field_ = name.split(".")
-            parts.setdefault(int(key), {})[field_] = array
-    return parts

@@ -16,7 +16,7 @@ from fedkd.config import Config
 from fedkd.federation import Federation
 from fedkd.learner import Learner, make_learner, set_threads
 from fedkd.random import derive, generator
-from fedkd.rounds import State
+from fedkd.state import State
 
 
 def build_student(config: Config, shared: Federation, *, purpose: str = "student") -> Learner | None:

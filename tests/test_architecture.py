@@ -33,7 +33,7 @@ LAYERS = [
      "sklearn_learner", "journal", "charts", "report_template", "page", "recording", "augment", "schedule",
      "lesson", "attack", "defense"},
     {"parts", "federation"},
-    {"config", "report_clients", "report_panels", "report", "compare", "table"},
+    {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "rounds", "rundir", "reference"},
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep"},
     {"flower"},

@@ -34,10 +34,6 @@ SCENE: dict[str, Any] = {
 }
 ONE_SHOT = {"distill_epochs": 40, "local_epochs": 5}
 """What a run of one round has instead: where there are more, clients and student go on with what they have learned."""
-TINY = {
-    "release": "quantize(bits=3) | weights(bits=4) | delta | range_code",
-    "broadcast": "quantize(bits=4) | range_code",
-}
 SPLITS = {
     "iid": "iid",
     "two_classes": "classes(per_client=2)",
@@ -45,7 +41,7 @@ SPLITS = {
     "dirichlet": "dirichlet(alpha=0.1)",
 }
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "expert": ("expert", TINY),
+    "expert": ("tiny", {}),
     "fedmd": ("fedmd", {}),
     "ds_fl": ("ds_fl", {}),
     "scarlet": ("scarlet", {"select": "cache_miss(size=1000, duration=50)"}),
