@@ -82,13 +82,13 @@ def test_coding_of_cfd_takes_bytes_and_leaves_every_label():
     assert coded[-1].metrics["bytes_down"] < plain[-1].metrics["bytes_down"]
 
 
-def test_tiny_is_the_default_in_a_tenth_of_the_bytes():
+def test_tiny_is_the_default_in_a_seventh_of_the_bytes_or_less():
     reports = {
         name: play(name, rounds=2, clients=3, local_epochs=1, distill_epochs=2, pooled=False)
         for name in ("expert", "tiny")
     }
     for way in ("bytes_up", "bytes_down"):
         moved = {name: sum(r.metrics[way] for r in rounds) for name, rounds in reports.items()}
-        assert moved["tiny"] < 0.12 * moved["expert"], way
+        assert moved["tiny"] < 0.15 * moved["expert"], way
     first = {name: rounds[0].metrics["ensemble"] for name, rounds in reports.items()}
     assert abs(first["tiny"] - first["expert"]) < 0.05
