@@ -103,6 +103,33 @@ def classes(keys: Array, clients: int, rng: np.random.Generator, *, per_client: 
 
 
 @partition
+def specialists(
+    keys: Array, clients: int, rng: np.random.Generator, *, groups: str = "", focus: float = 10.0
+) -> list[Array]:
+    """Each client specializes in a group of classes that are easily confused (Hinton et al., arXiv:1503.02531, 5).
+
+    ``groups`` are written like "0 2 4 6 / 5 7 9" and dealt to clients in turn; empty, the classes are dealt to as many
+    groups as there are clients. Of a class, a specialist gets ``focus`` times as many rows as any other client.
+    """
+    if not 1 <= focus < np.inf:
+        raise DataError(f"partition 'specialists': focus must be at least 1 and finite, got {focus}")
+    known = [str(label) for label in np.unique(keys)]
+    chosen = [group.split() for group in groups.split("/")] if groups.strip() else _in_turn(known, clients)
+    strange = sorted({label for group in chosen for label in group} - set(known))
+    if strange or not all(chosen):
+        wrong = f"there is no class {strange[0]}" if strange else "a group is empty"
+        raise DataError(f"partition 'specialists': {wrong} in groups = {groups!r}; classes are {' '.join(known)}")
+    _enough(len(keys), clients, 1, "specialists")
+    parts: list[list[Array]] = [[] for _ in range(clients)]
+    for label in np.unique(keys):
+        weight = np.array([focus if str(label) in chosen[k % len(chosen)] else 1.0 for k in range(clients)])
+        rows = _shuffled(np.flatnonzero(keys == label), rng)
+        for part, share in zip(parts, _deal(rows, weight / weight.sum()), strict=True):
+            part.append(share)
+    return _filled([np.concatenate(part) for part in parts], 1, rng)
+
+
+@partition
 def quantity(
     keys: Array, clients: int, rng: np.random.Generator, *, alpha: float = 1.0, minimum: int = 2
 ) -> list[Array]:
@@ -126,6 +153,11 @@ def natural(keys: Array, clients: int, rng: np.random.Generator, *, column: str 
             f"set clients = {len(groups)} or less"
         )
     return [np.flatnonzero(group.reshape(-1) % clients == client) for client in range(clients)]
+
+
+def _in_turn(known: list[str], clients: int) -> list[list[str]]:
+    many = min(clients, len(known))
+    return [known[i::many] for i in range(many)]
 
 
 def _shuffled(rows: Array, rng: np.random.Generator) -> Array:

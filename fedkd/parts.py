@@ -59,7 +59,7 @@ P = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]], np.float32)
 """Two soft labels on three classes: what a part is tried on before anything else is started."""
 TRIAL_SELECTION = 10_000
 """Most rows of a transfer set that a selection is tried on."""
-FITS_DATA = ("size", "minimum", "per_client", "column")
+FITS_DATA = ("size", "minimum", "per_client", "column", "groups")
 """Options of a partition that only the data can tell right from wrong."""
 
 

@@ -60,6 +60,7 @@ def test_every_partition_deals_each_row_to_one_client_and_leaves_nobody_empty(sp
         ("inner_dirichlet(size=50)", "642fbe404822f68a"),
         ("classes(per_client=2)", "ef1a89a1ad78d6cd"),
         ("quantity(alpha=1.0)", "941aa3594c27255a"),
+        ("specialists", "4ad0d74337338058"),
         ("natural", "72820ca9fe4c5b7d"),
     ],
 )
@@ -127,6 +128,16 @@ def test_classes_that_nobody_can_hold_are_left_out():
     assert len(np.unique(KEYS[np.concatenate(parts)])) == 6
 
 
+def test_a_specialist_holds_most_of_its_group_and_some_of_the_rest():
+    parts = deal("specialists(groups='0 2 4 / 1 3', focus=4)", clients=4)
+    counts = np.array([np.bincount(KEYS[part], minlength=10) for part in parts])
+    assert counts[0, [0, 2, 4]].tolist() == [24, 24, 24]  # of 60: weights 4, 1, 4, 1
+    assert counts[1, [0, 2, 4, 1, 3]].tolist() == [6, 6, 6, 24, 24]
+    assert (counts[:, 5:] == 15).all(), "what is nobody's specialty is dealt evenly"
+    everyone = deal("specialists", clients=5)
+    assert [int(np.bincount(KEYS[part]).argmax()) for part in everyone] == [0, 1, 2, 3, 4]
+
+
 def test_sizes_differ_and_labels_are_alike():
     parts = deal("quantity(alpha=0.5)", clients=4)
     sizes = [len(part) for part in parts]
@@ -156,6 +167,9 @@ def test_a_natural_partition_keeps_groups_together():
         ("classes(per_client=11)", 5, "per_client must be in [1, 10], got 11"),
         ("classes(per_client=0)", 5, "per_client must be in [1, 10], got 0"),
         ("classes(per_client=10)", 61, "class 0 has 60 rows for 61 clients"),
+        ("specialists(groups='0 1 / 10')", 5, "there is no class 10 in groups = '0 1 / 10'; classes are 0 1 2 3"),
+        ("specialists(groups='0 1 /')", 5, "a group is empty"),
+        ("specialists(focus=0.5)", 5, "focus must be at least 1 and finite, got 0.5"),
         ("natural", 11, "column 'group' has 10 groups, too few for 11 clients; set clients = 10"),
     ],
 )

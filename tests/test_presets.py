@@ -83,10 +83,7 @@ def test_coding_of_cfd_takes_bytes_and_leaves_every_label():
 
 
 def test_tiny_is_the_default_in_a_seventh_of_the_bytes_or_less():
-    reports = {
-        name: play(name, rounds=2, clients=4, distill_epochs=2, pooled=False)
-        for name in ("expert", "tiny")
-    }
+    reports = {name: play(name, rounds=2, clients=4, distill_epochs=2, pooled=False) for name in ("expert", "tiny")}
     for way in ("bytes_up", "bytes_down"):
         moved = {name: sum(r.metrics[way] for r in rounds) for name, rounds in reports.items()}
         assert moved["tiny"] < 0.15 * moved["expert"], way
