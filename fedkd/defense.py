@@ -137,7 +137,7 @@ def exp_guard(p: Array, w: Array, past: Array, *, eta: float = 1.0, base: str = 
 
 
 @defense
-def cross_check(p: Array, w: Array, past: Array, *, eta: float = 5.0, steps: int = 5, claims: float = 1 / 3) -> Vetted:
+def cross_check(p: Array, w: Array, past: Array, *, eta: float = 5.0, steps: int = 5, claims: float = 0.33) -> Vetted:
     """Trust a client less by exp(-eta * d), d its disagreement with the others where both claim to know.
 
     d_k = sum_m v (1 - v) |p_k - t_-k| / sum_m v (1 - v), where v is the client's share of the weight of a row and t_-k

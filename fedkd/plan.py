@@ -388,7 +388,8 @@ def _bounds(config: Config) -> list[str]:
     for key in ("release", "broadcast"):
         guessed = sorted(GUESSED & form(getattr(config, key)).coding)
         if guessed and not (key == "broadcast" and config.feedback == "none"):
-            found.append(f"{key} has {' and '.join(guessed)}, which send less the better labels can be guessed")
+            sends = "sends" if len(guessed) == 1 else "send"
+            found.append(f"{key} has {' and '.join(guessed)}, which {sends} less the better labels can be guessed")
     if parse(config.select)[0] == "wrong":
         found.append("only rows that the student gets wrong are asked")
     if parse(config.expertise)[0] in GATES:
