@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median_low
 
 from fedkd import charts
@@ -119,7 +119,7 @@ def held(run: Run) -> Panel | None:
 
 def outliers(run: Run) -> Panel | None:
     """How far each client's ballots were from the teacher, round by round; None where nobody noted it."""
-    groups, names, shared = bins(run)
+    shared = bins(run)[2]
     known = {key: [real(part(r.clients, key).get("outlier")) for r in run.rounds] for key in run.clients}
     every = sorted(v for values in known.values() for v in values if v is not None)
     if not every:
@@ -128,18 +128,7 @@ def outliers(run: Run) -> Panel | None:
     keys, cut = _fewest(run.clients, {key: v or 0.0 for key, v in last.items()}, "that were farthest at last")
     edges = _steps(every)
 
-    def cell(key: str, group: Sequence[RoundReport]) -> str | None:
-        found = [v for r in group if (v := real(part(r.clients, key).get("outlier"))) is not None]
-        return f"level-{1 + sum(max(found) > edge for edge in edges[:-1])}" if found else None
-
-    svg = charts.grid_chart(
-        [[cell(key, group) for group in groups] for key in keys],
-        title="How far each client is from the teacher",
-        rows=[_client_name(run, key) for key in keys],
-        columns=names,
-        x_label="round",
-        y_label="client",
-    )
+    svg = _heat(run, keys, "How far each client is from the teacher", edges, _distances)
     ranked = sorted((key for key in run.clients if last[key] is not None), key=lambda key: -(last[key] or 0.0))
     answer = f"Client {short(ranked[0], 20)} is farthest from it at last: {three(last[ranked[0]])}"
     answer += f"; half of them are within {three(median_low(last[key] or 0.0 for key in ranked))}.{cut}"
@@ -216,25 +205,14 @@ def presence(run: Run) -> Panel:
 
 def latency(run: Run) -> Panel:
     """How long each client took to answer, round by round."""
-    groups, names, shared = bins(run)
+    shared = bins(run)[2]
     known = {key: _latencies(run.rounds, key) for key in run.clients}
     every = sorted(v for values in known.values() for v in values)
     slowest = {key: max(v, default=0.0) for key, v in known.items()}
     keys, cut = _fewest(run.clients, slowest, "that were slowest once")
     edges = _edges(every)
 
-    def cell(key: str, group: Sequence[RoundReport]) -> str | None:
-        found = _latencies(group, key)
-        return f"level-{1 + sum(max(found) > edge for edge in edges[:-1])}" if found else None
-
-    svg = charts.grid_chart(
-        [[cell(key, group) for group in groups] for key in keys],
-        title="How long each answer took",
-        rows=[_client_name(run, key) for key in keys],
-        columns=names,
-        x_label="round",
-        y_label="client",
-    )
+    svg = _heat(run, keys, "How long each answer took", edges, _latencies)
     answer = UNKNOWN
     if every:
         answer = f"Half of the answers took at most {seconds(median_low(every))}"
@@ -249,6 +227,34 @@ def latency(run: Run) -> Panel:
     items = [(swatch("level", f"level-{i + 1}"), f"up to {seconds(edge)}") for i, edge in enumerate(edges)]
     data = data_table(["client", "answers", "median", "slowest"], rows, what="clients")
     return panel("latency", "How long answers took", f"Whom did the round wait for? {answer}", svg, items, data)
+
+
+def _heat(
+    run: Run,
+    keys: Sequence[str],
+    title: str,
+    edges: Sequence[float],
+    of: Callable[[Sequence[RoundReport], str], list[float]],
+) -> str:
+    """Draw clients by rounds, each cell in the color of the largest number that ``of`` finds in it."""
+    groups, names, _ = bins(run)
+
+    def cell(key: str, group: Sequence[RoundReport]) -> str | None:
+        found = of(group, key)
+        return f"level-{1 + sum(max(found) > edge for edge in edges[:-1])}" if found else None
+
+    return charts.grid_chart(
+        [[cell(key, group) for group in groups] for key in keys],
+        title=title,
+        rows=[_client_name(run, key) for key in keys],
+        columns=names,
+        x_label="round",
+        y_label="client",
+    )
+
+
+def _distances(rounds: Sequence[RoundReport], key: str) -> list[float]:
+    return [v for r in rounds if (v := real(part(r.clients, key).get("outlier"))) is not None]
 
 
 def _latencies(rounds: Sequence[RoundReport], key: str) -> list[float]:

@@ -19,17 +19,12 @@ import numpy as np
 from fedkd import metrics
 from fedkd.aggregation import aggregator
 from fedkd.attack import attack, dishonest
-from fedkd.client import training_of
 from fedkd.config import Config
-from fedkd.dataset import as_inputs, fingerprint, load
 from fedkd.defense import vet
-from fedkd.expertise import expertise
-from fedkd.learner import make_learner, set_threads
-from fedkd.partition import partition
-from fedkd.random import derive, generator
-from fedkd.records import TransferSet
+from fedkd.random import generator
 from fedkd.softlabels import Array
 from simulations.benchmarks.bench import save, spread
+from simulations.benchmarks.clients import deal
 
 PRIVATE, TRANSFER, CLIENTS = 20_000, 2_000, 10
 DEALS = {"IID": "iid", "Dirichlet 0.3": "dirichlet(alpha=0.3)", "Dirichlet 0.1": "dirichlet(alpha=0.1)"}
@@ -64,32 +59,12 @@ AGGREGATORS = tuple(name for name in aggregator.names() if name != "mean")
 CONFIG = Config(local_epochs=4, batch_size=32, learning_rate=1e-3)
 
 
-def one_seed(seed: int, deal: str) -> dict[str, dict[str, float]]:
+def one_seed(seed: int, spec: str) -> dict[str, dict[str, float]]:
     """Return the accuracy of the teacher: rule to attack with its share to a number in [0, 1]."""
-    data = load("fashion_mnist")
-    order = generator(seed, "order").permutation(len(data.y))
-    pool, mine = order[:TRANSFER], order[TRANSFER:][:PRIVATE]
-    inputs = as_inputs(data.x[pool])
-    transfer, truth = TransferSet(inputs, fingerprint(inputs)), data.y[pool]
-    shares = [mine[part] for part in partition.build(deal)(data.y[mine], CLIENTS, generator(seed, "partition"))]
-
-    def ballot(k: int, y: Array) -> Array:
-        x = as_inputs(data.x[shares[k]])
-        model = make_learner(
-            "cnn",
-            shape=x.shape[1:],
-            classes=data.classes,
-            training=training_of(CONFIG, distill_epochs=1),
-            seed=derive(seed, "client", k),
-        )
-        set_threads(1)
-        model.fit(x, y, rng=generator(seed, "client", k))
-        return model.predict(inputs)
-
-    honest = np.stack([ballot(k, data.y[share]) for k, share in enumerate(shares)])
-    rows, rng = np.arange(TRANSFER), generator(seed, "expertise")
-    weigh = expertise.build("density")
-    w = np.stack([weigh(honest[k], rows, transfer, as_inputs(data.x[s]), rng) for k, s in enumerate(shares)])
+    scene = deal("fashion_mnist", spec, CLIENTS, seed, transfer=TRANSFER, private=PRIVATE)
+    truth = scene.truth
+    honest = np.stack([scene.ballot(k, CONFIG) for k in range(CLIENTS)])
+    w = scene.weights("density", list(honest))
     found = {rule: {"nobody lies": _score(rule, honest, w, truth)} for rule in _rules()}
     found["liars silenced"] = dict(found["defend = none"])
     for what, options in ATTACKS.items():
@@ -100,7 +75,8 @@ def one_seed(seed: int, deal: str) -> dict[str, dict[str, float]]:
             for k in liars:
                 stream = generator(seed, "client", k, "attack")
                 if act.labels is not None:
-                    p[k] = ballot(k, act.labels(data.y[shares[k]], data.classes, stream))
+                    y = scene.data.y[scene.shares[k]]
+                    p[k] = scene.ballot(k, CONFIG, act.labels(y, scene.data.classes, stream))
                 if act.ballot is not None:
                     p[k], claimed[k] = act.ballot(p[k], claimed[k], stream)
             where = f"{what}, {share:.0%}"
@@ -155,8 +131,8 @@ def main() -> None:
     given = parser.parse_args()
     tables = {}
     with ProcessPoolExecutor(given.jobs) as executor:
-        for what, deal in DEALS.items():
-            tables[what] = summary(list(executor.map(one_seed, range(given.seeds), [deal] * given.seeds)))
+        for what, spec in DEALS.items():
+            tables[what] = summary(list(executor.map(one_seed, range(given.seeds), [spec] * given.seeds)))
             save("attacks", {"seeds": given.seeds, "tables": tables})
     for what, table in tables.items():
         print(f"\n{what}\n| rule | nobody lies | worst loss, 20 % | worst loss, 40 % |\n|---|---|---|---|")

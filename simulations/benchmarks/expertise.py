@@ -19,17 +19,10 @@ from typing import Any
 import numpy as np
 
 from fedkd import metrics
-from fedkd.aggregation import aggregator, stack
-from fedkd.client import training_of
+from fedkd.aggregation import aggregator
 from fedkd.config import Config
-from fedkd.dataset import as_inputs, fingerprint, load
-from fedkd.expertise import expertise
-from fedkd.learner import make_learner, set_threads
-from fedkd.partition import partition
-from fedkd.random import derive, generator
-from fedkd.records import Release, TransferSet
-from fedkd.softlabels import Array
 from simulations.benchmarks.bench import RESULTS, save, spread
+from simulations.benchmarks.clients import deal
 
 PRIVATE, TRANSFER = 20_000, 10_000
 DEALS: dict[str, tuple[str, int]] = {
@@ -61,46 +54,22 @@ CONFIG = Config(batch_size=32, learning_rate=1e-3)
 
 
 def one_seed(
-    seed: int, deal: str, clients: int, name: str, members: tuple[str, ...] = WEIGHTS
+    seed: int, spec: str, clients: int, name: str, members: tuple[str, ...] = WEIGHTS
 ) -> dict[str, dict[str, float]]:
     """Return accuracy and NLL of the teacher on the transfer set, and local accuracy, for one seed."""
-    data = load(name)
-    order = generator(seed, "order").permutation(len(data.y))
-    pool, rest = order[:TRANSFER], order[TRANSFER:]
-    inputs = as_inputs(data.x[pool])
-    transfer, truth = TransferSet(inputs, fingerprint(inputs)), data.y[pool]
-    mine = rest if deal.startswith("inner") else rest[:PRIVATE]
-    shares = [mine[part] for part in partition.build(deal)(data.y[mine], clients, generator(seed, "partition"))]
+    private = None if spec.startswith("inner") else PRIVATE
+    scene = deal(name, spec, clients, seed, transfer=TRANSFER, private=private)
     config = CONFIG.model_copy(update={"local_epochs": EPOCHS[clients]})
-    ballots: list[Array] = []
-    for k, share in enumerate(shares):
-        x, y = as_inputs(data.x[share]), data.y[share]
-        model = make_learner(
-            "cnn",
-            shape=x.shape[1:],
-            classes=data.classes,
-            training=training_of(config, distill_epochs=1),
-            seed=derive(seed, "client", k),
-        )
-        set_threads(1)
-        model.fit(x, y, rng=generator(seed, "client", k))
-        ballots.append(model.predict(inputs))
-    local = [metrics.accuracy(p, truth) or 0.0 for p in ballots]
+    ballots = [scene.ballot(k, config) for k in range(clients)]
+    local = [metrics.accuracy(p, scene.truth) or 0.0 for p in ballots]
     result = {"local models (mean)": {"accuracy": float(np.mean(local))}}
-    rows = np.arange(TRANSFER)
     for member in members:
-        weigh = expertise.build(member)
-        releases = [
-            Release(p, weigh(p, rows, transfer, as_inputs(data.x[share]), generator(seed, "expertise", k)))
-            for k, (p, share) in enumerate(zip(ballots, shares, strict=True))
-        ]
-        stacked = stack(releases, slice(None))
-        teacher = aggregator.build("mean")(stacked.p, stacked.w)
+        teacher = aggregator.build("mean")(np.stack(ballots), scene.weights(member, ballots))
         taught = np.isfinite(teacher).all(axis=1)
-        filled = np.where(taught[:, None], teacher, np.float32(1 / data.classes))  # nobody answered: a guess
+        filled = np.where(taught[:, None], teacher, np.float32(1 / scene.data.classes))  # nobody answered: a guess
         result[member] = {
-            "accuracy": metrics.accuracy(filled, truth) or 0.0,
-            "nll": metrics.nll(filled, truth) or 0.0,
+            "accuracy": metrics.accuracy(filled, scene.truth) or 0.0,
+            "nll": metrics.nll(filled, scene.truth) or 0.0,
             "coverage": float(taught.mean()),
         }
     return result
@@ -108,9 +77,9 @@ def one_seed(
 
 def measure(what: str, seeds: list[int], name: str, jobs: int, members: tuple[str, ...]) -> dict[str, Any]:
     """Return the table of one partition: member to metric to spread over seeds."""
-    deal, clients = DEALS[what]
+    spec, clients = DEALS[what]
     with ProcessPoolExecutor(jobs) as pool:
-        runs = list(pool.map(one_seed, seeds, *([value] * len(seeds) for value in (deal, clients, name, members))))
+        runs = list(pool.map(one_seed, seeds, *([value] * len(seeds) for value in (spec, clients, name, members))))
     return {
         member: {kind: spread([run[member][kind] for run in runs]) for kind in runs[0][member]} for member in runs[0]
     }
