@@ -113,8 +113,11 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     def stream(purpose: str) -> np.random.Generator:
         return generator(config.seed, "client", site.key, "round", query.round, purpose)
 
+    def lasting(purpose: str) -> np.random.Generator:
+        return generator(config.seed, "client", site.key, purpose)
+
     act = role(config, site.key)
-    y = site.y if act.labels is None else act.labels(site.y, site.classes, stream("attack labels"))
+    y = site.y if act.labels is None else act.labels(site.y, site.classes, lasting("attack labels"))
     back = query.feedback if query.feedback is not None and len(query.feedback.indices) else None
     if config.keys == "classes":
         p, w = _of_classes(site, y, learner, back, stream)

@@ -105,17 +105,18 @@ def cap(p: Array, w: Array, past: Array, *, share: float = 0.5) -> Vetted:
 def budget(p: Array, w: Array, past: Array, *, most: float = 1.5) -> Vetted:
     """Scale clients down so that none has more than ``most`` / K of all influence, K the clients that answered.
 
-    A client's influence is the mean of its share of the weight over the rows that anyone answered. Who claims to know
-    everything gets little of each row, who claims little keeps it: a boast by a constant factor gains nothing beyond
-    the budget. Ratios between a client's own rows stay as they are, unlike under ``cap``. ``most`` is 1 or above.
+    A client's influence is the mean of its share of the weight over the rows that two or more answered: a row of its
+    own costs nothing. Who claims to know everything gets little of each row, who claims little keeps it: a boast by a
+    constant factor gains nothing beyond the budget. Ratios between a client's own rows stay as they are, unlike under
+    ``cap``. ``most`` is 1 or above.
     """
     if not most >= 1:
         raise SpecError(f"defense 'budget': 'most' must be 1 or above, got {most}.")
     v = row_shares(w)
-    active = v.any(axis=1)
-    limit = most * v.any(axis=0).sum() / max(int(active.sum()), 1)
+    contested = (v > 0).sum(axis=0) > 1
+    limit = most * contested.sum() / max(int(v[:, contested].any(axis=1).sum()), 1)
     for _ in range(200):  # a claim of 2^127 is worn down by a factor of most / K each time
-        used = v.sum(axis=1)
+        used = v[:, contested].sum(axis=1)
         if (used <= limit * (1 + 1e-3)).all():
             break
         v = row_shares(v * np.minimum(1.0, limit / np.maximum(used, limit))[:, None])
@@ -127,7 +128,7 @@ def exp_guard(p: Array, w: Array, past: Array, *, eta: float = 1.0, base: str = 
     """Trust a client less by exp(-eta * d), d its mean L2 distance to the aggregate (ExpGuard, arXiv:2402.12265).
 
     The distance is taken over all rows that the client answered, rows counting alike; the aggregate is that of the
-    row-wise aggregator ``base``. Trust is kept from round to round and divided by the largest, as only ratios count.
+    row-wise aggregator ``base``. Trust is kept from round to round, and who is trusted most keeps all of it.
     Where labels are skewed the distance is large for honest clients too, on all that they do not know.
     """
     if not 0 <= eta < np.inf:
@@ -140,22 +141,22 @@ def exp_guard(p: Array, w: Array, past: Array, *, eta: float = 1.0, base: str = 
 def cross_check(p: Array, w: Array, past: Array, *, eta: float = 5.0, steps: int = 5, claims: float = 0.33) -> Vetted:
     """Trust a client less by exp(-eta * d), d its disagreement with the others where both claim to know.
 
-    d_k = sum_m v (1 - v) |p_k - t_-k| / sum_m v (1 - v), where v is the client's share of the weight of a row and t_-k
-    the weighted mean of all others: a row counts if this client has a say in it and the others have one as well. So an
-    honest expert is not blamed for what it disclaims to know, and one that claims to know everything is judged by
-    everything. Since (1 - v)(p_k - t_-k) = p_k - t, all that takes is the mean t. Trust and mean are refined in turn,
-    ``steps`` times, and what was trusted in the last round has more say in the first of them.
+    d_k = sum_m v (1 - s) |p_k - t_-k| / sum_m v (1 - s), where v is the client's share of the weight of a row, s its
+    share as a judge, and t_-k the mean of all others, weighted as judges: a row counts if this client has a say in it
+    and the others have an opinion. So an honest expert is not blamed for what it disclaims to know, and one that claims
+    to know everything is judged by everything. Since (1 - s)(p_k - t_-k) = p_k - t, all that takes is the mean t. Trust
+    and mean are refined in turn, ``steps`` times, and what was trusted before has more say in the first of them.
 
-    For the judgement, weights count to the power ``claims`` and each client's are divided by their sum: so who claims
-    to know everything does not make the mean by which all are judged, though four in ten may do so.
+    As judges, clients count by trust * w / (sum w^c)^(1/c), c = ``claims``: so who claims to know everything does not
+    make the mean by which all are judged, though four in ten may do so.
     """
     if not 0 < claims <= 1:
         raise SpecError(f"defense 'cross_check': 'claims' must be in (0, 1], got {claims}.")
     if not (0 <= eta < np.inf and steps >= 1):
         raise SpecError(f"defense 'cross_check': needs a finite 'eta' >= 0 and 'steps' >= 1, got {eta} and {steps}.")
-    trust, said = past, _modest(w, claims)
+    trust, modest = past, _modest(w, claims)
     for _ in range(steps):
-        scores = disagreement(p, said * trust[:, None])
+        scores = disagreement(p, w, judges=modest * trust[:, None])
         trust = np.where(np.isfinite(scores), _fallen(np.ones_like(past), scores, eta), past)
     return _trusted(p, w, trust)
 
@@ -212,18 +213,21 @@ def dawid_skene(p: Array, w: Array, past: Array, *, steps: int = 5, prior: float
     return Vetted(translated, w, trust.astype(past.dtype))
 
 
-def disagreement(p: Array, w: Array) -> Array:
+def disagreement(p: Array, w: Array, *, judges: Array | None = None) -> Array:
     """Return how far (K,) each client is from the others where both claim to know; NaN where that is nowhere.
 
-    In [0, sqrt 2]; the formula is in the docstring of :func:`cross_check`.
+    In [0, sqrt 2]; the formula is in the docstring of :func:`cross_check`. ``judges`` (K, M) are the weights by which
+    the others' mean is taken, ``w`` unless given.
     """
     v = row_shares(w)
+    s = v if judges is None else row_shares(judges)
     mean = np.zeros(p.shape[1:], np.float64)
     for k in range(len(p)):
-        mean += v[k][:, None] * np.where((v[k] > 0)[:, None], p[k], 0.0)
-    far = outlier_scores(p, v, mean) * v.sum(axis=1)
-    shared = (v * _others(v)).sum(axis=1)
-    return np.where(shared > 1e-9, far / np.maximum(shared, 1e-9), np.nan)
+        mean += s[k][:, None] * np.where((w[k] > 0)[:, None], p[k], 0.0)
+    total = v.sum(axis=1)
+    far, shared = outlier_scores(p, v, mean) * total, (v * _others(s)).sum(axis=1)
+    told = shared > 1e-9 * total
+    return np.where(told, far / np.where(told, shared, 1), np.nan)
 
 
 def row_shares(w: Array) -> Array:
@@ -253,10 +257,17 @@ def _modest(w: Array, power: float) -> Array:
 
 
 def _fallen(trust: Array, scores: Array, eta: float) -> Array:
-    """Return trust exp(-eta * score), relative to the best score: it can only fall, and who has no score keeps it."""
+    """Return trust exp(-eta * score), so scaled that the most trusted of those judged stays as it was.
+
+    Who has no score keeps its trust. Without the scale all trust would drain away where the best client changes from
+    round to round, and whoever was absent would be left with the only say.
+    """
     judged = np.isfinite(scores)
-    best = scores[judged].min() if judged.any() else 0.0
-    return np.where(judged, np.maximum(trust * np.exp(-eta * (np.where(judged, scores, best) - best)), LEAST), trust)
+    if not judged.any():
+        return trust
+    fallen = np.where(judged, trust, 0) * np.exp(-eta * (np.where(judged, scores, 0) - scores[judged].min()))
+    fallen *= trust[judged].max() / max(fallen.max(), np.finfo(np.float64).tiny)
+    return np.where(judged, np.maximum(fallen, LEAST), trust)
 
 
 def _trusted(p: Array, w: Array, trust: Array) -> Vetted:

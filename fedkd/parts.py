@@ -79,12 +79,13 @@ def _checked(key: str, trial: Callable[[str], Any]) -> Callable[[str], None]:
 
 
 def _try_attack(spec: str) -> None:
-    act = attack.build(spec)()
+    part = attack.build(spec)
+    act, classes = part(), max(3, int(part.keywords.get("target", 0)) + 1)  # how many there are, only the data can tell
     dishonest(act, 2, np.random.default_rng(0))
     if act.labels is not None:
-        act.labels(np.arange(3), 3, np.random.default_rng(0))
+        act.labels(np.arange(classes), classes, np.random.default_rng(0))
     if act.ballot is not None:
-        act.ballot(P, np.ones(2, np.float32), np.random.default_rng(0))
+        act.ballot(np.eye(2, classes, dtype=np.float32), np.ones(2, np.float32), np.random.default_rng(0))
 
 
 def _try_defend(spec: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -89,7 +90,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         if isinstance(node, ast.Name):
             return node.id, {}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            given = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
+            given = {k.arg: _literal(k.value) for k in node.keywords if k.arg}
             if len(given) == len(node.keywords):  # else an option came twice, or as **options
                 return node.func.id, given
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
@@ -100,6 +101,11 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
 UNQUOTED = re.compile(
     r"(?P<name>[A-Za-z_]\w*)\(\s*(?P<key>[A-Za-z_]\w*)\s*=\s*(?P<value>[^\s'\"(),=|]*[^\s'\"(),=|\d.])\s*\)"
 )
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal; ``inf`` is one here."""
+    return math.inf if isinstance(node, ast.Name) and node.id == "inf" else ast.literal_eval(node)
 
 
 def _unquoted(text: str) -> str:

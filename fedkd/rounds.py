@@ -166,6 +166,7 @@ class Loop:
         clock.lap("aggregate")
         self.observe("distill", {"round": round_})
         student_before = self.student.state() if self.student is not None else {}
+        model_before = dict(vars(self.student)) if getattr(self.student, "refits", False) else {}
         try:
             lesson, kept = self._lesson(teacher)
             studied, counts = self._studied(lesson, round_)
@@ -181,8 +182,7 @@ class Loop:
                 memory=memory.forget(selection.forget),
                 feedback=self._feedback(outcome, round_),
                 teacher=teacher,
-                lesson=studied,
-                counts=counts,
+                **({"lesson": studied, "counts": counts, "taught": round_} if counts.any() else self.state.last_lesson),
                 kept=kept,
                 known=self._remember(query, collected),
                 trust={**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
@@ -196,6 +196,7 @@ class Loop:
         except BaseException:
             if self.student is not None:
                 self.student.load(student_before)
+                vars(self.student).update(model_before)  # one that refits has no state, but another model by now
             raise
         self.state = following
         self.observe("report", {"report": report})
@@ -307,7 +308,7 @@ class Loop:
         self, collected: Collected, releases: Sequence[Release], teacher: Teacher, trust: Array
     ) -> dict[str, dict[str, Any]]:
         """Return the clients' rows of the report, with the outlier score and the trust of those that were heard."""
-        rows = dict(collected.clients)
+        rows = {name: {k: v for k, v in row.items() if k != "trust"} for name, row in collected.clients.items()}
         for key, release, trusted in zip(sorted(collected.releases), releases, trust.tolist(), strict=True):
             (far,) = outlier_scores(release.p[None], release.w[None], teacher.p)
             row = {"outlier": float(far) if np.isfinite(far) else None}
@@ -515,7 +516,7 @@ class Loop:
                     f"student {self.student.architecture!r} keeps no state: give it state() and load() to resume"
                 )
             # Each lesson is the first to such a student: the last one makes it.
-            self._distill(self.state.lesson, self.state.counts, self.state.round)
+            self._distill(self.state.lesson, self.state.counts, self.state.taught)
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be ours."""

@@ -17,10 +17,10 @@ from fedkd.softlabels import Array
 class State:
     """Everything that lives across rounds on the server but the student. Saved after each of them.
 
-    ``round`` is the last that was finished. Of it: the ``teacher``, the ``feedback`` that goes out with the next query,
-    and the ``lesson`` that the student had, each row of which ``counts`` (n,). ``kept`` (M, C) is what the student said
-    where public labels found it right. By client: the release ``known`` here, how far it is in ``trust``, and what it
-    was ``told``.
+    ``round`` is the last that was finished. Of it: the ``teacher``, and the ``feedback`` that goes out with the next
+    query. The student's last ``lesson``, each row of which ``counts`` (n,), is that of round ``taught``. What the
+    student said where public labels found it right is ``kept`` (M, C). By client: the release ``known`` here, how far
+    it is in ``trust``, and what it was ``told``.
     """
 
     round: int = 0
@@ -29,11 +29,17 @@ class State:
     teacher: Teacher | None = None
     lesson: Teacher | None = None
     counts: Array | None = None
+    taught: int = 0
     kept: Array | None = None
     known: dict[int, Known] = field(default_factory=dict)
     trust: dict[int, float] = field(default_factory=dict)
     told: dict[int, Audience] = field(default_factory=dict)
     reports: list[RoundReport] = field(default_factory=list)
+
+    @property
+    def last_lesson(self) -> dict[str, Any]:
+        """The fields that say what the student was taught last, for a round that teaches it nothing."""
+        return {"lesson": self.lesson, "counts": self.counts, "taught": self.taught}
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return arrays and a header for a file."""
@@ -48,6 +54,7 @@ class State:
             arrays |= {f"told.{key}.{name}": array for name, array in audience.to_arrays().items()}
         header = {
             "round": self.round,
+            "taught": self.taught,
             "reports": [asdict(report) for report in self.reports],
             "trust": {str(key): value for key, value in self.trust.items()},
         }
@@ -66,6 +73,7 @@ class State:
             teacher=teachers.get("teacher"),
             lesson=teachers.get("lesson", teachers.get("teacher")),
             counts=arrays.get("counts"),
+            taught=header["taught"],
             kept=arrays.get("kept"),
             known={key: Known.from_arrays(part) for key, part in _by_key("known.", arrays).items()},
             trust={int(key): value for key, value in header["trust"].items()},

@@ -324,6 +324,36 @@ def test_an_option_out_of_range_is_refused(spec):
         run(spec, rows(A, B), np.ones((2, 1)))
 
 
+def test_trust_does_not_drain_from_the_honest_while_a_newcomer_keeps_his():
+    # Three honest clients take turns in being nearest to the truth; the fourth is absent for a long time, then lies.
+    rng = np.random.default_rng(0)
+    truth, trust = np.eye(3)[np.arange(12) % 3], np.ones(4)
+    for _ in range(300):
+        p = np.stack([0.7 * truth + 0.3 * rng.dirichlet(np.ones(3), 12) for _ in range(4)])
+        trust = run("exp_guard", p, np.array([[1.0], [1], [1], [0]]) * np.ones(12), trust).trust
+    assert trust[:3].max() == pytest.approx(1.0) and trust[3] == 1.0
+    p[3] = np.roll(truth, 1, axis=1)
+    vetted = run("exp_guard", p, np.ones((4, 12)), trust)
+    assert (aggregator.build("mean")(vetted.p, vetted.w).argmax(axis=1) == truth.argmax(axis=1)).all()
+
+
+def test_who_tells_the_truth_where_it_claims_most_is_judged_by_all_that_it_says():
+    # A liar claims 1e27 on three rows where it is honest, and 1e3 on all others, where it lies.
+    rng = np.random.default_rng(0)
+    truth = np.eye(5)[rng.integers(0, 5, 200)]
+    p = np.stack([0.8 * truth + 0.2 * rng.dirichlet(np.ones(5), 200) for _ in range(6)])
+    w = np.exp(rng.normal(0, 1, (6, 200)))
+    p[0, 3:], w[0] = np.roll(truth, 1, axis=1)[3:], np.where(np.arange(200) < 3, 1e27, 1e3)
+    trust = run("cross_check", p, w).trust
+    assert trust[0] < 0.1 * trust[1:].min()
+
+
+def test_rows_that_nobody_else_answers_cost_a_client_no_budget():
+    p, w = np.full((3, 10, 3), 1 / 3), np.ones((3, 10))
+    w[1:, :4] = 0  # the first is alone on four rows of ten
+    assert run("budget(most=1.2)", p, w).w[:, 4:] == pytest.approx(1 / 3)
+
+
 def test_four_of_ten_who_claim_to_know_everything_are_not_the_judges():
     # Six experts know a class each (of six), two rows a class; four colluders say class 0 and claim to know it all.
     truth = np.repeat(np.arange(6), 2)

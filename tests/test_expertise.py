@@ -261,6 +261,17 @@ def test_density_is_the_density_of_the_data_times_their_number():
     assert few - wide == pytest.approx(math.log(4), abs=0.25)
 
 
+def test_the_order_of_a_large_transfer_set_does_not_decide_who_stands_for_it(monkeypatch):
+    # Classes in turn, and so many rows that every fourth would be of one class: the others would look deserted.
+    module = importlib.import_module("fedkd.expertise.space")
+    monkeypatch.setattr(module, "REFERENCE", 300)
+    monkeypatch.setattr(module, "_AROUND", {})
+    pool = normal(1200, 2) + 50 * np.eye(4, 2)[np.arange(1200) % 4]
+    dense, sparse = (np.repeat(pool[:1], 20, axis=0) + scale * normal(20, 2, seed=1) for scale in (0.1, 1.0))
+    ratio = weights_of("density", pool, dense, rows=[0]) / weights_of("density", pool, sparse, rows=[0])
+    assert ratio > 3
+
+
 def test_no_copy_of_a_sample_claims_more_than_its_share():
     # 50 copies of one row: 100 times as concentrated as 200 rows is 100 * 50 / 200 = 25 times as dense, to the power 2.
     pool = normal(200, 3)

@@ -48,6 +48,10 @@ def test_an_option_out_of_range_is_refused_when_the_configuration_is_read(settin
     assert "\n" not in str(caught.value)
 
 
+def test_an_attack_may_name_any_class_and_boast_without_limit():
+    assert resolve(sets=["attack=collude(target=9, boast=inf)"], environ={}).config.attack.startswith("collude")
+
+
 def test_a_view_that_does_not_fit_the_inputs_is_refused_before_anything_is_trained(tmp_path):
     flat = tmp_path / "flat.npz"
     draw = np.random.default_rng(0)

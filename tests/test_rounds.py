@@ -838,3 +838,35 @@ def test_a_self_taught_student_that_keeps_nothing_resumes_with_the_same_lesson(t
     resumed = run(3, output=str(tmp_path), resume=True)
     assert (resumed.student.seen == whole.student.seen).all()
     assert without_time(resumed.state.reports) == without_time(whole.state.reports)
+
+
+def test_a_round_that_teaches_nothing_leaves_the_lesson_before_for_a_student_that_keeps_nothing(tmp_path):
+    class Refits(Student):
+        refits = True
+
+        def distill(self, x, p, *, w, rng):
+            if len(x):
+                self.seen = np.zeros((ROWS, CLASSES), np.float32)
+                super().distill(x, p, w=w, rng=rng)
+
+        def state(self):
+            return {}
+
+        def load(self, state):
+            pass
+
+    def vague(query, client):
+        flat = np.full((len(query.indices), CLASSES), np.float32(1 / CLASSES))
+        return truthful(query, client) if query.round == 1 else Release(flat, np.ones(len(flat), np.float32))
+
+    def run(rounds_, **keys):
+        config = settings(rounds=rounds_, select="budget(size=4)", sharpen="gate(threshold=0.5)", **keys)
+        path = tmp_path / "checkpoint.safetensors"
+        this = Loop(config, TRANSFER, CLASSES, Refits(), evaluation=Evaluation((INPUTS, TRUTH), TRUTH), checkpoint=path)
+        this.run(Network(vague, vague))
+        return this
+
+    whole = run(2)
+    assert whole.state.taught == 1 and whole.student.seen.any()
+    resumed = run(3, output=str(tmp_path), resume=True)
+    assert (resumed.student.seen == whole.student.seen).all()

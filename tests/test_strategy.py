@@ -229,6 +229,16 @@ def test_own_data_of_another_kind_is_refused_and_the_others_go_on(tmp_path):
     assert rows["1"]["status"] == "answered"
 
 
+def test_a_device_with_data_of_its_own_takes_part_in_no_attack(tmp_path):
+    np.savez(tmp_path / "mine.npz", x=np.zeros((30, 1, 8, 8), np.float32), y=np.arange(30) % 10)
+    config = CONFIG.model_copy(update={"attack": "label_flip(share=1.0)"})
+    grid = HereGrid(config, tmp_path)
+    grid.contexts[100].node_config["data"] = f"npz:{tmp_path / 'mine.npz'}"
+    rows = FederatedDistillation(config).start(grid=grid).reports[0].clients
+    assert "is for simulations; this client has data of its own" in rows["0"]["error"]
+    assert rows["1"]["status"] == "answered"
+
+
 LEAN = {"rounds": 4, "select": "cache_miss(size=50, duration=50)", "transfer": "split(size=50)"}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedkd.random import generator
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
 
@@ -46,7 +47,7 @@ def shapes(x: Array, *, cells: int = 7, bins: int = 8) -> Array:
     """Return histograms of oriented gradients (N, D), square-rooted, of images (N, channels, height, width).
 
     Edge strength by direction (``bins``, a line and its opposite are one) in up to ``cells`` x ``cells`` cells, each
-    block of 2 x 2 cells normalized (Dalal and Triggs, 2005); the root makes Euclidean distance the Hellinger distance.
+    block of 2 x 2 cells normalized (Dalal and Triggs, 2005); the root keeps a few strong edges from deciding alone.
     Blind to brightness and small shifts, so that near means alike far more often than among pixels. Nothing is
     fitted: everyone computes the same numbers. Range [0, 1].
     """
@@ -102,7 +103,7 @@ def typical_distance(public: Array, key: tuple[Any, ...], neighbors: int) -> flo
     """Return the median distance of rows of ``public`` (M, d) to their k-th nearest other row; ``key`` names them."""
     scale = _SCALE.get((*key, neighbors))
     if scale is None:
-        probe = public[:: max(1, len(public) // 1000)]  # a thousand rows fix a median well enough
+        probe = public[sample(len(public), 1000)]  # they fix a median well enough
         k = min(neighbors + 1, len(public))  # the nearest row is the row itself
         distance = kth_distance(probe, public, k)
         scale = float(np.median(distance)) or float(distance.mean()) or 1.0  # most rows may be there twice
@@ -128,21 +129,28 @@ class Around:
 def around(public: Array, key: tuple[Any, ...], neighbors: int) -> Around:
     """Return how densely the rows ``public`` (M, d) lie around each of them; ``key`` names them.
 
-    Of a large set every so many-th row stands for the others: ``REFERENCE`` of them or fewer.
+    Of a large set ``REFERENCE`` rows stand for the others.
     """
     found = _AROUND.get((*key, neighbors))
     if found is None:
-        step = -(-len(public) // REFERENCE)
-        k = min(neighbors, max(len(public[::step]) - 1, 1))
-        r = nearest(public, public[::step], min(k + 1, len(public[::step])))
-        own = np.arange(len(public)) % step == 0  # the nearest to such a row is the row itself
+        some = sample(len(public), REFERENCE)
+        k = min(neighbors, max(len(some) - 1, 1))
+        r = nearest(public, public[some], min(k + 1, len(some)))
+        own = np.isin(np.arange(len(public)), some)  # the nearest to such a row is the row itself
         r = np.where(own[:, None], r[:, -k:], r[:, :k])
         least = 0.1 * (float(np.median(r[:, -1])) or float(r[:, -1].mean()) or 1.0)  # most rows may be there twice
         log_r = np.log(np.maximum(r, least)).mean(axis=1)
-        found = Around(log_r.astype(np.float32), len(public[::step]), mean_digamma(k), intrinsic_dimension(public))
+        found = Around(log_r.astype(np.float32), len(some), mean_digamma(k), intrinsic_dimension(public))
         _AROUND.clear()
         _AROUND[(*key, neighbors)] = found
     return found
+
+
+def sample(rows: int, most: int) -> Array:
+    """Return ``most`` of ``rows`` row numbers, or all, sorted: the same for everyone, whatever the order of a file."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.argsort(generator(0, "sample of rows", rows).random(rows), kind="stable")[:most])
 
 
 def mean_digamma(k: int) -> float:
@@ -163,7 +171,7 @@ def intrinsic_dimension(public: Array, *, neighbors: int = 10) -> float:
     k = min(neighbors, len(public) - 1)
     if k < 2:
         return 1.0
-    r = nearest(public[:: max(1, len(public) // 1000)], public, k + 1)[:, 1:]
+    r = nearest(public[sample(len(public), 1000)], public, k + 1)[:, 1:]
     r = r[r[:, 0] > 0]  # of rows that are there twice nothing can be said
     inverse = float(np.log(r[:, -1:] / r[:, :-1]).mean()) if len(r) else np.inf
     return float(np.clip(1 / max(inverse, 1e-9), 1.0, public.shape[1]))

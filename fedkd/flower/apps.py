@@ -101,6 +101,8 @@ def site_of(config: Config, context: Context) -> Site:
     shared = shared_data(config, str(context.node_config.get("transfer", config.transfer)))
     own = context.node_config.get("data")
     if own is not None:
+        if config.attack != "none":
+            raise ConfigError(f"attack = {config.attack!r} is for simulations; this client has data of its own")
         mine = read(str(own))
         x, y, test = as_inputs(mine.x), labels_among(mine, shared.dataset), None
     else:

@@ -3,7 +3,8 @@
 Labels are rounded to the nearest distribution on a grid of b bits (b = 1 keeps the class alone), up and down; what
 goes back is what the server's model says (dual distillation), not the mean of ballots, so that clients that were
 absent need only the last message. Only labels that changed are sent, at about their entropy (range coding in the place
-of the paper's CABAC), which changes no label. What goes back is coded without delta. The paper's point: one bit costs
+of the paper's CABAC), which changes no label. What goes back is coded without delta, and clients go on with
+their own models, where the paper's begin each round from a common random one. The paper's point: one bit costs
 little accuracy (on 6,400 public samples and more) and a factor of 32 and more in bytes. On the 300 samples of the small
 scene it costs 2 to 7 points (seeds 0 to 3).
 """
