@@ -812,20 +812,24 @@ def test_the_student_may_teach_itself_rows_that_were_not_asked():
     assert len(this.state.teacher.indices) == 4 and len(this.state.lesson.indices) == ROWS
 
 
-def test_a_self_taught_student_that_keeps_nothing_resumes_with_the_same_lesson(tmp_path):
-    class Refits(Student):
-        refits = True
+class Refits(Student):
+    """Learns each lesson anew and keeps no state, as a forest does."""
 
-        def distill(self, x, p, *, w, rng):
+    refits = True
+
+    def distill(self, x, p, *, w, rng):
+        if len(x):
             self.seen = np.zeros((ROWS, CLASSES), np.float32)
             super().distill(x, p * w[:, None], w=w, rng=rng)
 
-        def state(self):
-            return {}
+    def state(self):
+        return {}
 
-        def load(self, state):
-            pass
+    def load(self, state):
+        pass
 
+
+def test_a_self_taught_student_that_keeps_nothing_resumes_with_the_same_lesson(tmp_path):
     def run(rounds_, **keys):
         config = settings(rounds=rounds_, select="budget(size=4)", lesson="self_train(share=0.5) | confidence", **keys)
         path = tmp_path / "checkpoint.safetensors"
@@ -841,20 +845,6 @@ def test_a_self_taught_student_that_keeps_nothing_resumes_with_the_same_lesson(t
 
 
 def test_a_round_that_teaches_nothing_leaves_the_lesson_before_for_a_student_that_keeps_nothing(tmp_path):
-    class Refits(Student):
-        refits = True
-
-        def distill(self, x, p, *, w, rng):
-            if len(x):
-                self.seen = np.zeros((ROWS, CLASSES), np.float32)
-                super().distill(x, p, w=w, rng=rng)
-
-        def state(self):
-            return {}
-
-        def load(self, state):
-            pass
-
     def vague(query, client):
         flat = np.full((len(query.indices), CLASSES), np.float32(1 / CLASSES))
         return truthful(query, client) if query.round == 1 else Release(flat, np.ones(len(flat), np.float32))
