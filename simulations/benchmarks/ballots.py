@@ -36,9 +36,9 @@ CHAINS = (
     "quantize(bits=3)",
     "argmax",
     "argmax | range_code",
-    "argmax | weights(bits=5) | delta | range_code",
-    "quantize(bits=2) | weights(bits=5) | delta | range_code",
-    "quantize(bits=3) | weights(bits=5) | delta | range_code",
+    "argmax | weights(bits=4) | delta | range_code",
+    "quantize(bits=2) | weights(bits=4) | delta | range_code",
+    "quantize(bits=3) | weights(bits=4) | delta | range_code",
 )
 
 

@@ -3,7 +3,7 @@
 Student accuracy after each round and bytes of frames a client, for several splits of the data and several seeds. Runs
 that are in the result file already are not made again, so the benchmark can be stopped and continued, seed by seed.
 Run: python -m simulations.benchmarks.methods [--rounds 20] [--seeds 5] [--splits dirichlet] [--presets expert ds_fl]
-(about 8 minutes a run of 20 rounds on one core; two runs at a time; needs the Fashion-MNIST data set)
+(about 10 minutes a run of 20 rounds on one core; two runs at a time; needs the Fashion-MNIST data set)
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SCENE: dict[str, Any] = {
     "clients": 10,
     "learner": "lenet",
     "student": "lenet",
-    "local_epochs": 2,
-    "distill_epochs": 10,
+    "local_epochs": 1,
+    "distill_epochs": 5,
     "feedback_epochs": 1,
     "batch_size": 64,
     "learning_rate": 0.003,
