@@ -102,8 +102,19 @@ class TorchLearner:
 
         self._learn(len(x), loss, self.training.epochs, rng)
 
-    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
-        """Minimize the configured distillation loss for ``training.distill_epochs`` passes over rows with w > 0."""
+    def distill(
+        self,
+        x: Array,
+        p: Array,
+        *,
+        w: Array,
+        rng: np.random.Generator,
+        hint: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Minimize the configured distillation loss for ``training.distill_epochs`` passes over rows with w > 0.
+
+        ``hint`` (inputs (B, ...) -> (B,), see :mod:`fedkd.hint`) is added to the loss of each row.
+        """
         counts = np.flatnonzero(w > 0)
         if not len(counts):
             return
@@ -113,9 +124,11 @@ class TorchLearner:
         each = distill_loss.build(self.training.distill)
 
         def loss(rows: Array) -> Tensor:
-            i = self._tensor(rows)
-            total: Tensor = (each(self.network(batch(rows)), teacher[i]) * weight[i]).mean()
-            return total
+            i, inputs = self._tensor(rows), batch(rows)
+            missed: Tensor = each(self.network(inputs), teacher[i])
+            if hint is not None:
+                missed = missed + hint(inputs)
+            return (missed * weight[i]).mean()
 
         self._learn(len(counts), loss, self.training.distill_epochs, rng)
 

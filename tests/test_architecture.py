@@ -12,6 +12,7 @@ HEAVY = {"torch", "torchvision", "opacus", "flwr", "sklearn", "ray", "PIL", "pya
          "onnxruntime"}  # fmt: skip
 ALLOWED = {
     "fedkd/torch_learner.py": {"torch"},
+    "fedkd/hint.py": {"torch"},
     "fedkd/models.py": {"torch", "torchvision"},
     "fedkd/sklearn_learner.py": {"sklearn"},
     "fedkd/dataset.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
@@ -31,7 +32,7 @@ LAYERS = [
     {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset",
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "report_template", "page", "recording", "augment", "schedule",
-     "lesson", "attack", "defense"},
+     "lesson", "attack", "defense", "hint"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "rounds", "rundir", "reference"},

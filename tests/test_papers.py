@@ -10,7 +10,7 @@ from simulations.papers.show import FULL, SMALL, Row, main, table
 from simulations.scene import play
 
 FOLDER = Path(__file__).resolve().parent.parent / "simulations" / "papers"
-OWN = {"hinton", "fedavg", "feddf"}  # they print tables of another form, and have tests of their own
+OWN = {"hinton", "hints", "fedavg", "feddf"}  # they print tables of another form, and have tests of their own
 PAPERS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in {"__init__", "show", *OWN})
 TINY = {"rounds": 2, "clients": 3, "local_epochs": 2, "distill_epochs": 3, "feedback_epochs": 1}
 
