@@ -1,6 +1,6 @@
 """Queries and releases as frames (:mod:`fedkd.frames`): versioned, checked before anything is allocated, no pickle.
 
-Body of a release: event (1), weights, soft labels, and with flag 2 the range coded rest.
+Body of a release: event (1, and 8 for each of its numbers), weights, soft labels, and with flag 2 the range coded rest.
 
 - *Weights* start with a byte: 0 all one, 1 one float32 for all, 2 a float32 each, 3 levels: bits (1), the place of the
   largest on the grid (varint; zigzag: 0, -1, 1, -2 ...), and the levels, packed unless they are range coded. 16 is
@@ -153,7 +153,7 @@ def encode_release(release: Release, query: Query, client: int, *, known: Known 
     context = _context(query, base, taught=ranged)
     symbols = to_symbols(release.p, encoding)
     weights, rest, bits, top = _pack_weights(release, context, ranged=ranged)
-    body = bytes([events.to_code(release.event)]) + weights
+    body = events.pack(release.event) + weights
     if ranged:
         coder = Encoder()
         said, _ = _code(coder, symbols, encoding, classes, context)
@@ -202,7 +202,8 @@ def decode_release(frame: bytes, query: Query, *, known: Known | None = None) ->
     ):
         if got != expected:
             raise CodecError(f"{who}: frame has {what} {got}, expected {expected}")
-    event = events.from_code(reader.byte())
+    code = reader.byte()
+    event = events.unpack(code, reader.take(events.size(code)))
     w, rest, bits, top = _unpack_weights(reader, header, context)
     if header.flags & RANGE:
         coder = _decoder(reader, header)

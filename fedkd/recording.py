@@ -101,8 +101,7 @@ def _read(arrays: Mapping[str, Array], header: Mapping[str, Any]) -> Recorded:
             raise ValueError(f"ballots of client {key} must have shape {(len(ask), classes)}, got {p.shape}")
         w = np.broadcast_to(arrays[f"{key}.w"], (len(ask),)).copy()
         code, fields = about["event"]
-        kind = events.CODES.get(code)
-        event = events.from_code(code) if kind is None else kind(**fields)  # what is unknown fails closed
+        event = events.from_fields(code, fields)  # what is unknown fails closed
         releases[int(key)] = Release(np.asfortranarray(p), w, event, str(about["encoding"]))
     query = Query(header["round"], ask, classes, str(header["fingerprint"]))
     return Recorded(query, Selection(ask, learn, forget), releases)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.errors import SpecError
-from fedkd.events import GaussianMechanism
+from fedkd.events import Gaussian
 from fedkd.expertise.plain import Weights, above_zero, expertise
 from fedkd.expertise.space import CHUNK, Project, space
 from fedkd.random import generator
@@ -21,7 +21,7 @@ class Sketch:
     """The sum of the features of all private examples with noise (D,), and the event of releasing it."""
 
     total: Array
-    event: GaussianMechanism
+    event: Gaussian
 
 
 class Fourier:
@@ -62,7 +62,7 @@ def noisy_sketch(z: Array, fourier: Fourier, sigma: float, rng: np.random.Genera
     for start in range(0, len(z), CHUNK):
         total += fourier(z[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
     total += sigma * fourier.sensitivity * rng.standard_normal(len(total))
-    return Sketch(total, GaussianMechanism(noise_multiplier=sigma, sensitivity=fourier.sensitivity))
+    return Sketch(total, Gaussian(noise_multiplier=sigma))
 
 
 def private_weights(
