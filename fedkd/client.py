@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from fedkd.attack import Attack, attack, dishonest
 from fedkd.codec import Known, decode_query, encode_release, peek, remember, remember_feedback
 from fedkd.config import Config, mixed
 from fedkd.errors import CheckpointError
-from fedkd.events import NonPrivate
-from fedkd.expertise import STATIC, expertise
+from fedkd.events import Event, NonPrivate
+from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
-from fedkd.learner import Learner, Training, make_learner, set_threads
+from fedkd.learner import Learner, Training, make_learner, private_trainer, set_threads
 from fedkd.metrics import accuracy
+from fedkd.privacy.noise import entropy_of
+from fedkd.protect import protection_of, spending
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.registry import parse
@@ -116,7 +118,7 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     def lasting(purpose: str) -> np.random.Generator:
         return generator(config.seed, "client", site.key, purpose)
 
-    act = role(config, site.key)
+    act, event = role(config, site.key), cast(Event, NonPrivate())
     y = site.y if act.labels is None else act.labels(site.y, site.classes, lasting("attack labels"))
     back = query.feedback if query.feedback is not None and len(query.feedback.indices) else None
     if config.keys == "classes":
@@ -126,13 +128,12 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         if back is not None:
             x = site.transfer.inputs[back.indices]
             learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
-        learner.fit(site.x, y, rng=stream("fit"))
+        event = _fit(site, config, learner, y, query.round)
         p = _predict(site, learner, site.transfer.inputs[query.indices])
         w, remembered = _expertise(site, config, query, p, arrays)
     if act.ballot is not None:
         p, w = act.ballot(p, w, stream("attack"))
-    # Reading private data without a mechanism is an event too: its epsilon is infinite.
-    release = prepare(config.release, Release(p, w, NonPrivate()), stream("release"))
+    release = prepare(config.release, Release(p, w, event), stream("release"))
     known = _known(arrays, acknowledged)
     reply = encode_release(release, query, site.key, known=known)
     if "delta" in release.coding:  # until the server says which of the two it has, both are kept
@@ -141,13 +142,32 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     broadcast = form(config.broadcast)
     if "delta" in broadcast.coding and (told := remember_feedback(told, query, broadcast.encoding, rows)) is not None:
         remembered |= _prefixed("told.", told.to_arrays())
-    local = accuracy(learner.predict(site.test[0]), site.test[1]) if config.evaluate and site.test else None
+    reports = config.evaluate and config.protect == "none"  # a number that no mechanism covers must not leave
+    local = accuracy(learner.predict(site.test[0]), site.test[1]) if reports and site.test else None
     if site.state is not None:
         model = _prefixed("model.", learner.state())
         kept = {**model, **remembered, "answer": np.frombuffer(reply, np.uint8)}
         header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
         save_arrays(site.state, kept, header, durable=False)
     return Answer(reply, local)
+
+
+def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) -> Event:
+    """Learn the private data and return the event that this was; without a mechanism its epsilon is infinite."""
+    if protection_of(config).place != "training":
+        learner.fit(site.x, y, rng=generator(config.seed, "client", site.key, "round", round_, "fit"))
+        return NonPrivate()
+    budget = spending(config)
+    event: Event = private_trainer(learner, spec_of(config, site.key)).fit_private(
+        site.x,
+        y,
+        rate=budget.protection.rate,
+        clip=budget.protection.clip,
+        noise_multiplier=budget.noise_multiplier,
+        steps=budget.steps,
+        entropy=entropy_of(config.noise, config.seed, "client", site.key, "round", round_),
+    )
+    return event
 
 
 def class_means(p: Array, y: Array, classes: int) -> tuple[Array, Array]:
@@ -227,11 +247,11 @@ def _expertise(
     site: Site, config: Config, query: Query, p: Array, arrays: dict[str, Array]
 ) -> tuple[Array, dict[str, Array]]:
     """Return the weights of the queried rows, and what is worth remembering for later rounds."""
-    weigh = expertise.build(config.expertise)
     rng = generator(config.seed, "client", site.key, "expertise")
+    entropy = None if config.protect == "none" else entropy_of(config.noise, config.seed, "client", site.key, "sketch")
     if parse(config.expertise)[0] not in STATIC:
-        return weigh(p, query.indices, site.transfer, site.x, rng), {}
+        return weigh(config.expertise, p, query.indices, site.transfer, site.x, rng, entropy).w, {}
     if "expertise" not in arrays:
         everything = np.arange(len(site.transfer))
-        arrays["expertise"] = weigh(p, everything, site.transfer, site.x, rng)
+        arrays["expertise"] = weigh(config.expertise, p, everything, site.transfer, site.x, rng, entropy).w
     return arrays["expertise"][query.indices], {"expertise": arrays["expertise"]}

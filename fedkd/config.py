@@ -14,11 +14,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedkd import parts
+from fedkd import parts, protect
 from fedkd.errors import ConfigError, FedkdError, did_you_mean
 from fedkd.registry import split
 
 KEYS = ("samples", "classes")
+NOISES = ("system", "seeded")
 RESOLVED = "resolved"
 """Key of a run config that holds every value as it is meant, the preset applied."""
 
@@ -54,6 +55,9 @@ class Config(BaseModel):
     feedback: str = Field("teacher", description="what goes back to the clients with the next query")
     broadcast: str = Field("float16", description="chain on what goes back to the clients")
     protect: str = Field("none", description="how privacy is had; none means NO privacy guarantee")
+    epsilon: float = Field(0.0, ge=0, description="privacy budget of everything that leaves in all rounds; 0: none")
+    delta: float = Field(1e-5, gt=0, lt=1, description="chance that epsilon does not hold; below 1 / units")
+    noise: str = Field("system", description="entropy of private noise: system, or seeded, which is NOT private")
     local_epochs: int = Field(5, ge=0, description="passes over the private data in a round")
     distill_epochs: int = Field(30, ge=0, description="passes of the student over the teacher's rows in a round")
     feedback_epochs: int = Field(5, ge=0, description="passes of a client over what came back")
@@ -63,7 +67,7 @@ class Config(BaseModel):
     deadline: float = Field(600.0, gt=0, description="seconds a round waits for answers")
     grace: float = Field(600.0, ge=0, description="seconds a round waits on after the quorum is met")
     late: bool = Field(True, description="count answers of an earlier round that arrive late")
-    evaluate: bool = Field(True, description="clients report test accuracy; only allowed with protect = none")
+    evaluate: bool = Field(True, description="measure accuracy on test data; clients send theirs if protect = none")
     pooled: bool = Field(True, description="train the pooled-data reference after a simulation")
     threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")
     output: str = Field("", description="run directory; empty: nothing is written")
@@ -97,6 +101,8 @@ class Config(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return what decides results: all but how long to go on, how long to wait, and where to write."""
         free = {"output", "resume", "rounds", "deadline", "grace", "pooled", "record"}
+        if self.protect != "none":
+            free.remove("rounds")  # the budget is spread over all of them, so one more would change the noise
         return {key: value for key, value in self.model_dump().items() if key not in free}
 
     def to_run_config(self) -> dict[str, str | int | float | bool]:
@@ -179,8 +185,11 @@ def resolve(
 
 def _contradictions(config: Config) -> list[str]:
     problems = []
-    if config.protect != "none" and config.evaluate:
-        problems.append("evaluate: clients may report accuracy only with protect = 'none'; set evaluate = false")
+    problems += protect.contradictions(config)
+    if config.noise not in NOISES:
+        problems.append(
+            f"noise: must be one of {', '.join(NOISES)}, got {config.noise!r}.{did_you_mean(config.noise, NOISES)}"
+        )
     if config.resume and not config.output:
         problems.append("resume: needs output, the run directory to continue")
     if config.student == "none" and config.feedback == "student":

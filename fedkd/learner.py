@@ -12,12 +12,14 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
+from fedkd.events import Event
+from fedkd.privacy.noise import Entropy
 from fedkd.registry import Registry, split
 from fedkd.softlabels import Array
 
@@ -84,6 +86,35 @@ class Learner(Protocol):
     def load(self, state: dict[str, Array]) -> None:
         """Take up a state; an empty one changes nothing."""
         ...
+
+
+@runtime_checkable
+class PrivateLearner(Protocol):
+    """A learner that can hide every single example that it learns (``protect = dp_sgd``)."""
+
+    def fit_private(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        rate: float,
+        clip: float,
+        noise_multiplier: float,
+        steps: int,
+        entropy: Entropy,
+    ) -> Event:
+        """Take ``steps`` steps, each on Poisson batches of ``rate`` with gradients cut to ``clip``; return the event.
+
+        Noise has ``noise_multiplier`` times ``clip`` as standard deviation. Every random choice comes from ``entropy``.
+        """
+        ...
+
+
+def private_trainer(model: Learner, spec: str) -> PrivateLearner:
+    """Return ``model`` as one that can learn privately, or say that it cannot."""
+    if not isinstance(model, PrivateLearner):
+        raise SpecError(f"learner {spec!r} cannot learn by DP-SGD; use 'linear'.")
+    return model
 
 
 Shape = tuple[int, ...]

@@ -18,19 +18,12 @@ from fedkd.feedback import Outcome, feedback
 from fedkd.labeled import labels
 from fedkd.memory import Memory, Pool
 from fedkd.partition import partition
+from fedkd.protect import protection
 from fedkd.records import Ballots, Teacher, TransferSet
 from fedkd.registry import Registry
 from fedkd.release import mechanism
 from fedkd.select import select
 from fedkd.teacher import sharpener
-
-protection = Registry("protection")
-
-
-@protection
-def none() -> None:
-    """Give no privacy guarantee: predictions leave as they are, and every report says so."""
-
 
 REGISTRIES: dict[str, Registry] = {
     "data": dataset,
@@ -150,6 +143,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "augment": augment.check,
     "schedule": schedule.check,
     "feedback": _checked("feedback", _try_feedback),
+    "protect": _checked("protect", lambda spec: protection.build(spec)()),
 }
 """Configuration key to a function that raises :class:`SpecError` unless its value can be built."""
 

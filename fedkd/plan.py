@@ -24,6 +24,10 @@ from fedkd.expertise import GATES, STATIC
 from fedkd.flower.messages import answer_content, query_content, size_of
 from fedkd.learner import learner
 from fedkd.memory import Memory, Pool
+from fedkd.privacy.accountant import spent
+from fedkd.privacy.client_level import full_clip
+from fedkd.privacy.report import spent_in
+from fedkd.protect import protection_of, spending
 from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
@@ -142,7 +146,7 @@ class Plan:
         elif _carried(self.config):
             lines[0] += "; fedkd carries it, so nothing is handed out"
         lines += [f"upper bound: {reason}" for reason in self.bounds]
-        return lines + self._against_fedavg()
+        return lines + _privacy(self.config, self.rounds[0].rows, self.transfer.classes) + self._against_fedavg()
 
     def cheaper(self, start: int = 0) -> tuple[bool, int | None]:
         """Return whether this run has cost less than FedAvg after round 1, and from which round on that is reversed.
@@ -349,7 +353,9 @@ class _Dummies:
         w = self.w
         if parse(self.config.expertise)[0] not in STATIC and self.config.expertise != "uniform":
             w = np.roll(w, round_)
-        return self._prepared(self.config.release, np.roll(self.p, round_, axis=1)[rows], w[rows])
+        release = self._prepared(self.config.release, np.roll(self.p, round_, axis=1)[rows], w[rows])
+        trains = protection_of(self.config).place == "training"
+        return replace(release, event=spending(self.config).round[0]) if trains else release
 
     def _prepared(self, chain: str, p: Array, w: Array) -> Release:
         release = prepare(chain, Release(p, w), generator(0, "plan", "release"))
@@ -418,6 +424,26 @@ def _row(sent: Sequence[Sent], clients: int, *, every: bool = False) -> list[str
 
 def _times(ratio: float) -> str:
     return f"{ratio:.2g} times" if ratio < 99.5 else f"{ratio:,.0f} times"
+
+
+def _privacy(config: Config, rows: int, classes: int) -> list[str]:
+    """Return what the budget buys, before anything is trained: noise, steps, and how wrong labels will be."""
+    chosen = protection_of(config)
+    if chosen.unit is None:
+        return ["privacy: NONE (protect = none)"]
+    budget = spending(config)
+    noise = budget.noise_multiplier
+    total, once = (spent(spent_in(budget, rounds), config.delta) for rounds in (config.rounds, 1))
+    seeded = "" if config.noise == "system" else "; noise = seeded makes it NO PRIVACY"
+    lines = [
+        f"privacy: epsilon {total:.3g} at delta {config.delta:g} for one {chosen.unit} ({chosen.neighbors}), "
+        f"{once:.3g} after round 1{seeded}"
+    ]
+    if chosen.place == "training":
+        return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
+    bound = chosen.clip * full_clip(rows, classes)
+    sd = noise * bound / config.clients
+    return [*lines, f"{config.protect}: noise multiplier {noise:.3g}; sd {sd:.2g} on each mean label before smoothing"]
 
 
 def _turning(first: bool, round_: int | None, counted: str) -> str:

@@ -23,12 +23,16 @@ from fedkd.codec import IN_FULL, Known, decode_release, encode_query, peek, reme
 from fedkd.config import Config
 from fedkd.defense import outlier_scores, vet
 from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
+from fedkd.expertise.space import space
 from fedkd.feedback import Back, Outcome, feedback
 from fedkd.files import load_arrays, save_arrays
 from fedkd.labeled import Gems, labels
 from fedkd.learner import Learner
 from fedkd.lesson import study
 from fedkd.memory import Memory, Pool
+from fedkd.privacy.client_level import protected
+from fedkd.privacy.noise import entropy_of
+from fedkd.protect import demand, protection_of, spending
 from fedkd.random import generator
 from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
@@ -39,6 +43,9 @@ from fedkd.state import State
 from fedkd.teacher import sharpener
 
 Observer = Callable[[str, Mapping[str, Any]], None]
+
+SMOOTH = 256
+"""Principal components of the transfer set in which noisy labels are smoothed."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,10 @@ class Loop:
         clients = sorted(collected.releases)
         releases = [collected.releases[key] for key in clients]
         trust = np.array([self.state.trust.get(key, 1.0) for key in clients])
-        ensemble, trust = self._ensemble(releases, selection.ask, trust)
+        if self.config.protect != "none" and protection_of(self.config).place != "training":
+            ensemble = self._protected(releases, selection.ask)
+        else:
+            ensemble, trust = self._ensemble(releases, selection.ask, trust)
         fresh = Teacher(ensemble, selection.ask)
         memory = self.state.memory.count(selection.ask).learn(fresh, round_)
         rows = (
@@ -304,11 +314,29 @@ class Loop:
         sharp: Array = sharpener.build(self.config.sharpen)(ensemble)
         return sharp.astype(np.float32, copy=False), trust
 
+    def _protected(self, releases: Sequence[Release], rows: Array) -> Array:
+        """Return the teacher (n, C) of one noisy sum; all that follows is post-processing."""
+        budget = spending(self.config)
+        noisy = protected(
+            releases,
+            space(self.transfer, SMOOTH)[0][rows],
+            classes=self.classes,
+            noise_multiplier=budget.noise_multiplier,
+            clip=budget.protection.clip,
+            clients=self.config.clients,
+            votes=budget.protection.place == "votes",
+            entropy=entropy_of(self.config.noise, self.config.seed, "server", "round", self.state.round + 1),
+        )
+        sharp: Array = sharpener.build(self.config.sharpen)(noisy)
+        return sharp.astype(np.float32, copy=False)
+
     def _judged(
         self, collected: Collected, releases: Sequence[Release], teacher: Teacher, trust: Array
     ) -> dict[str, dict[str, Any]]:
         """Return the clients' rows of the report, with the outlier score and the trust of those that were heard."""
         rows = {name: {k: v for k, v in row.items() if k != "trust"} for name, row in collected.clients.items()}
+        if self.config.protect != "none":
+            return rows  # how far a ballot is from the teacher is not part of what was accounted for
         for key, release, trusted in zip(sorted(collected.releases), releases, trust.tolist(), strict=True):
             (far,) = outlier_scores(release.p[None], release.w[None], teacher.p)
             row = {"outlier": float(far) if np.isfinite(far) else None}
@@ -404,6 +432,7 @@ class Loop:
             shared, own = asked
             answered = own.get(key, shared)
             _, release = decode_release(reply.frame, answered, known=self.state.known.get(key))
+            demand(self.config, release.event, f"client {key}")
         except FedkdError as error:
             row["error"] = str(error)
             if reply.client.isdecimal():

@@ -15,6 +15,7 @@ from fedkd.config import Config, Resolved
 from fedkd.errors import CheckpointError, FedkdError, did_you_mean
 from fedkd.files import save_arrays, write_atomic
 from fedkd.learner import Learner
+from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
 
 DEPLOYMENT, REPLAY = "deployment", "replay"
@@ -91,6 +92,8 @@ class RunDirectory:
             save_arrays(self.student, student.state(), {"architecture": student.architecture})
         summary = {"name": self.path.name, **summary}
         write_atomic(self.summary, json.dumps(summary, indent=1, allow_nan=False).encode())
+        for name, text in files_of(summary["privacy"]).items():
+            write_atomic(self.path / name, text.encode())
 
 
 def find(path: Path) -> RunDirectory:

@@ -15,6 +15,7 @@ from fedkd.client import HONEST, role, spec_of, training_of
 from fedkd.config import Config
 from fedkd.federation import Federation
 from fedkd.learner import Learner, make_learner, set_threads
+from fedkd.privacy.report import statement
 from fedkd.random import derive, generator
 from fedkd.state import State
 
@@ -98,11 +99,7 @@ def summarize(
         "reliability": reliability,
         "confusion": metrics.confusion(p, test[1]) if p is not None and test is not None else None,
         "released": _released(config, state),
-        "privacy": {
-            "guarantee": "NONE",
-            "epsilon": "infinite",
-            "why": "protect = none: soft labels leave as they are, and they can reveal who is in the data",
-        },
+        "privacy": statement(config, len(state.reports)),
         "warnings": warnings(config, board),
     }
 

@@ -91,7 +91,12 @@ class Screen:
         )
         self.console.print(f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}")
         self.console.print(f"  clients   {config.clients}: {escape(f'{models}; student {config.student}')}")
-        self.console.print(f"  privacy   [bold red]NONE[/bold red] (protect = {config.protect})")
+        if config.protect == "none" or config.noise != "system":
+            why = "protect = none" if config.protect == "none" else "noise = seeded"
+            self.console.print(f"  privacy   [bold red]NONE[/bold red] ({why})")
+        else:
+            goal = f"epsilon {config.epsilon:g} at delta {config.delta:g} ({escape(config.protect)})"
+            self.console.print(f"  privacy   at most [bold]{goal}[/bold]", soft_wrap=True)
         if self.plain:
             self.console.print(_HEADER)
 
@@ -149,7 +154,17 @@ def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) 
         else f"FedAvg is impossible here ({escape(fedavg['why'])})"
     )
     console.print(f"sent per client and round: {up} up, {down} down; {against}", soft_wrap=True)
-    console.print("privacy: [bold red]NONE[/bold red] - predictions can reveal who is in the data", soft_wrap=True)
+    privacy = summary["privacy"]
+    if privacy["epsilon"] == "infinite":
+        seen = "predictions can reveal who is in the data" if privacy["guarantee"] == "NONE" else privacy["why"]
+        console.print(f"privacy: [bold red]{escape(privacy['guarantee'])}[/bold red] - {escape(seen)}", soft_wrap=True)
+    else:
+        about = f"one {privacy['unit']}, neighbors {privacy['neighbors']}, {privacy['guarantee']}"
+        console.print(
+            f"privacy: [bold]epsilon {privacy['epsilon']:.3g}[/bold] at delta {privacy['delta']:g} for "
+            f"{escape(about)}. {escape(privacy['attacker'])}",
+            soft_wrap=True,
+        )
     for warning in summary["warnings"]:
         console.print(f"[yellow]warning[/yellow] {escape(warning)}", soft_wrap=True)
     if path is not None:

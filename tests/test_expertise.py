@@ -23,6 +23,7 @@ from fedkd.expertise import (
     weigh,
 )
 from fedkd.expertise.sketch import Fourier
+from fedkd.privacy.noise import SeededEntropy
 from fedkd.records import TransferSet
 
 SCALE_FREE = ["distance", "density_ratio", "gaussian", "density", "private_sketch(sigma=0.0)"]
@@ -390,9 +391,9 @@ def test_one_example_moves_the_sum_by_its_sensitivity_and_no_more(features):
     x = normal(50, 4) * np.logspace(-3, 3, 50, dtype=np.float32)[:, None]
     x[7], x[8, 0] = np.inf, np.nan  # whatever an example holds
     rng = np.random.default_rng(0)
-    whole = noisy_sketch(x, fourier, 0.0, rng).total
+    whole = noisy_sketch(x, fourier, 0.0, SeededEntropy(rng)).total
     for one in range(50):
-        without = noisy_sketch(np.delete(x, one, axis=0), fourier, 0.0, rng).total
+        without = noisy_sketch(np.delete(x, one, axis=0), fourier, 0.0, SeededEntropy(rng)).total
         moved = np.linalg.norm(whole - without)
         assert moved <= fourier.sensitivity * (1 + 1e-5)
         assert moved == pytest.approx(0.0 if one in (7, 8) else fourier.sensitivity, rel=1e-4)
@@ -402,10 +403,10 @@ def test_one_example_moves_the_sum_by_its_sensitivity_and_no_more(features):
 def test_the_noise_of_a_sketch_has_the_scale_that_its_event_claims(sigma):
     fourier = Fourier(2, 2000, 1.0)
     x = normal(30, 2)
-    clean = noisy_sketch(x, fourier, 0.0, np.random.default_rng(0)).total
+    clean = noisy_sketch(x, fourier, 0.0, SeededEntropy(np.random.default_rng(0))).total
     draws = []
     for seed in range(10):
-        sketch = noisy_sketch(x, fourier, sigma, np.random.default_rng(seed))
+        sketch = noisy_sketch(x, fourier, sigma, SeededEntropy(np.random.default_rng(seed)))
         assert sketch.event == Gaussian(noise_multiplier=sigma)
         draws.append(sketch.total - clean)
     noise = np.concatenate(draws)
@@ -421,7 +422,7 @@ def test_the_noise_of_a_sketch_has_the_scale_that_its_event_claims(sigma):
 def test_a_sketch_does_not_touch_the_number_of_examples_of_a_chunk():
     fourier = Fourier(2, 20, 1.0)
     x = normal(2500, 2)
-    whole = noisy_sketch(x, fourier, 0.0, np.random.default_rng(0)).total
+    whole = noisy_sketch(x, fourier, 0.0, SeededEntropy(np.random.default_rng(0))).total
     assert whole == pytest.approx(fourier(x).sum(axis=0, dtype=np.float64), rel=1e-4, abs=1e-3)
 
 

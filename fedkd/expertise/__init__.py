@@ -22,6 +22,7 @@ from fedkd.expertise.plain import Expertise, Weights, confidence, entropy_, expe
 from fedkd.expertise.ratio import density_ratio, kulsif
 from fedkd.expertise.sketch import Sketch, noisy_sketch, private_sketch, private_weights
 from fedkd.expertise.space import intrinsic_dimension, kth_distance, nearest, principal_components, shapes, space
+from fedkd.privacy.noise import Entropy, SeededEntropy
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
 
@@ -35,11 +36,22 @@ FREE = {"uniform", "confidence", "entropy"}
 """Members that read no private data beyond the soft labels that leave anyway, so they cost nothing more."""
 
 
-def weigh(spec: str, p: Array, rows: Array, transfer: TransferSet, private: Array, rng: np.random.Generator) -> Weights:
-    """Return the weights of ``spec`` with the event that they are: :class:`NonPrivate` unless known to be less."""
+def weigh(
+    spec: str,
+    p: Array,
+    rows: Array,
+    transfer: TransferSet,
+    private: Array,
+    rng: np.random.Generator,
+    entropy: Entropy | None = None,
+) -> Weights:
+    """Return the weights of ``spec`` with the event that they are: :class:`NonPrivate` unless known to be less.
+
+    Noise comes from ``entropy``; without it, from ``rng``, and is not private.
+    """
     member: partial[Any] = expertise.build(spec)
     if member.func is private_sketch:
-        return private_weights(rows, transfer, private, rng, **member.keywords)
+        return private_weights(rows, transfer, private, entropy or SeededEntropy(rng), **member.keywords)
     free = any(member.func is function for name, function in expertise if name in FREE)
     return Weights(member(p, rows, transfer, private, rng), NoOp() if free else NonPrivate())
 

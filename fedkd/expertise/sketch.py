@@ -11,9 +11,13 @@ from fedkd.errors import SpecError
 from fedkd.events import Gaussian
 from fedkd.expertise.plain import Weights, above_zero, expertise
 from fedkd.expertise.space import CHUNK, Project, space
+from fedkd.privacy.noise import Entropy, SeededEntropy
 from fedkd.random import generator
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
+
+SIGMA = 3.7
+"""Noise over sensitivity: epsilon 1 at delta 1e-5 for one example added or removed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class Fourier:
 _PUBLIC: dict[tuple[Any, ...], tuple[Fourier, Array, Array, Array]] = {}
 
 
-def noisy_sketch(z: Array, fourier: Fourier, sigma: float, rng: np.random.Generator) -> Sketch:
+def noisy_sketch(z: Array, fourier: Fourier, sigma: float, entropy: Entropy) -> Sketch:
     """Return the sum of the features of rows ``z`` (N, d) plus Gaussian noise of ``sigma`` times its sensitivity.
 
     Neighbors are data sets that differ by one example added or removed; ``sigma`` = 0 adds no noise.
@@ -61,7 +65,7 @@ def noisy_sketch(z: Array, fourier: Fourier, sigma: float, rng: np.random.Genera
     total = np.zeros(2 * fourier.frequencies.shape[1])
     for start in range(0, len(z), CHUNK):
         total += fourier(z[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
-    total += sigma * fourier.sensitivity * rng.standard_normal(len(total))
+    total += sigma * fourier.sensitivity * entropy.normals(len(total))
     return Sketch(total, Gaussian(noise_multiplier=sigma))
 
 
@@ -69,9 +73,9 @@ def private_weights(
     rows: Array,
     transfer: TransferSet,
     private: Array,
-    rng: np.random.Generator,
+    entropy: Entropy,
     *,
-    sigma: float = 3.7,
+    sigma: float = SIGMA,
     features: int = 2000,
     dimensions: int = 40,
     scale: float = 0.5,
@@ -85,7 +89,7 @@ def private_weights(
         raise SpecError(f"expertise 'private_sketch': 'features' must be at least 2, got {features}.")
     public, project = space(transfer, dimensions)
     fourier, mean, variances, directions = _of_public(transfer, public, features, dimensions, scale)
-    sketch = noisy_sketch(_rows_of(private, project, public), fourier, sigma, rng)
+    sketch = noisy_sketch(_rows_of(private, project, public), fourier, sigma, entropy)
     # All below is post-processing of the sketch and of public data.
     size = max(1.0, float(sketch.total @ mean / (mean @ mean)))
     ridge = 1e-4 + 0.5 * sigma / size  # directions in which public data varies less than this hold noise only
@@ -104,7 +108,7 @@ def private_sketch(
     private: Array,
     rng: np.random.Generator,
     *,
-    sigma: float = 3.7,
+    sigma: float = SIGMA,
     features: int = 2000,
     dimensions: int = 40,
     scale: float = 0.5,
@@ -117,14 +121,15 @@ def private_sketch(
     between shapes where inputs are images). S, released once, is all that private data is read for. Its noise has the
     standard deviation ``sigma`` times the L2 sensitivity of S, so 3.7 is epsilon 1 at delta 1e-5 for one example added
     or removed. The ratio is the least-squares fit (uLSIF, Kanamori et al., 2009), which takes S and public moments
-    only; it is at least ``floor`` times the noisy number of examples. A claim needs two things that are not here:
-    noise from the operating system's entropy (a seeded ``rng`` is not private), and soft labels that are private.
+    only; it is at least ``floor`` times the noisy number of examples. As a member it takes its noise from a seeded
+    ``rng``, which is not private; with ``protect = dp_sgd`` a client calls :func:`private_weights` with the operating
+    system's entropy.
     """
     return private_weights(
         rows,
         transfer,
         private,
-        rng,
+        SeededEntropy(rng),
         sigma=sigma,
         features=features,
         dimensions=dimensions,

@@ -1,0 +1,93 @@
+"""What a run may say about its privacy, and what it must say with it: ``privacy_report.json`` and ``.md``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fedkd.events import Event
+from fedkd.privacy import accountant, words
+from fedkd.protect import Spending, protection_of, spending
+
+if TYPE_CHECKING:
+    from fedkd.config import Config
+
+NONE = {
+    "guarantee": "NONE",
+    "epsilon": "infinite",
+    "why": "protect = none: soft labels leave as they are, and they can reveal who is in the data",
+}
+
+
+def statement(config: Config, rounds: int) -> dict[str, Any]:
+    """Return what ``rounds`` rounds of ``config`` guarantee. Seeded noise guarantees nothing and says so."""
+    chosen = protection_of(config)
+    if chosen.unit is None or chosen.neighbors is None:
+        return dict(NONE)
+    budget = spending(config)
+    events = spent_in(budget, rounds)
+    epsilon = accountant.spent(events, config.delta)
+    told = {
+        "guarantee": config.protect,
+        "epsilon": round(epsilon, 4),
+        "delta": config.delta,
+        "unit": chosen.unit.value,
+        "neighbors": chosen.neighbors.value,
+        "adversary": chosen.adversary,
+        "budget": config.epsilon,
+        "epsilon_by_rdp": round(accountant.spent(events, config.delta, method="rdp"), 4),
+        "noise_multiplier": round(budget.noise_multiplier, 6),
+        "noise": "the operating system's entropy" if config.noise == "system" else "seeded",
+        "events": [f"{type(event).__name__}{vars(event)}" for event in events],
+        "assumptions": list(chosen.assumptions),
+        "not_covered": list(chosen.open),
+        "attacker": words.told(events, config.delta),
+        "why": "",
+    }
+    told["why"] = f"Against {chosen.adversary}. {told['attacker']} Not covered: {'; '.join(chosen.open)}."
+    if config.noise != "system":
+        return {
+            **NONE,
+            "guarantee": "NO PRIVACY (seeded noise)",
+            "why": "noise = seeded can be computed again by anyone who knows the seed; it is for tests only",
+            "would_be": told,
+        }
+    return told
+
+
+def spent_in(budget: Spending, rounds: int) -> list[Event]:
+    """Return the events of the first ``rounds`` rounds: what comes once, and each round's."""
+    return [*budget.once, *[event for event in budget.round for _ in range(rounds)]]
+
+
+def files_of(told: dict[str, Any]) -> dict[str, str]:
+    """Return the statement by file name: as JSON, and as Markdown to be read."""
+    return {"privacy_report.json": json.dumps(told, indent=1) + "\n", "privacy_report.md": markdown(told)}
+
+
+def markdown(told: dict[str, Any]) -> str:
+    """Return the statement as Markdown, the claim first and what it does not say right after it."""
+    if told["epsilon"] == "infinite":
+        return f"# Privacy: {told['guarantee']}\n\nEpsilon is infinite. {told['why']}.\n"
+    lines = [
+        f"# Privacy: epsilon {told['epsilon']:g} at delta {told['delta']:g}",
+        "",
+        f"- unit: one {told['unit']}; neighbors: {told['neighbors']}",
+        f"- against: {told['adversary']}",
+        f"- for an attacker: {told['attacker']}",
+        f"- mechanism: {told['guarantee']}, noise multiplier {told['noise_multiplier']:g}, from {told['noise']}",
+        f"- by Renyi accounting alone: epsilon {told['epsilon_by_rdp']:g}; the budget was {told['budget']:g}",
+        "",
+        "## Assumed",
+        "",
+        *(f"- {line}" for line in told["assumptions"]),
+        "",
+        "## Not covered",
+        "",
+        *(f"- {line}" for line in told["not_covered"]),
+        "",
+        "## What was done to private data",
+        "",
+        *(f"- `{line}`" for line in told["events"]),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,224 @@
+"""How privacy is had: whose presence is hidden, where the noise goes, and what a whole run costs before it starts.
+
+A member of the registry ``protection`` says what is bounded; ``epsilon`` and ``delta`` of the configuration say how
+well, over everything that leaves in all rounds. From these follows the noise: nobody sets it by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fedkd.errors import PrivacyError, SpecError
+from fedkd.events import Event, Gaussian, Neighbors, NoOp, SampledGaussian, Unit
+from fedkd.expertise.sketch import SIGMA
+from fedkd.privacy.calibrate import noise_multiplier
+from fedkd.registry import Registry, parse, split
+
+if TYPE_CHECKING:
+    from fedkd.config import Config
+
+protection = Registry("protection")
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What a protection bounds, and where: ``place`` is where noise is added.
+
+    nowhere; training: every gradient step of a client; mean: the sum of all ballots, on the server; votes: the sum of
+    all votes, on the server. ``open`` is what stays open. ``rate`` and ``clip`` are the member's own options.
+    """
+
+    place: str = "nowhere"
+    unit: Unit | None = None
+    neighbors: Neighbors | None = None
+    adversary: str = ""
+    assumptions: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    rate: float = 1.0
+    clip: float = 1.0
+
+
+@protection
+def none() -> Protection:
+    """Give no privacy guarantee: predictions leave as they are, and every report says so."""
+    return Protection()
+
+
+@protection
+def dp_sgd(*, rate: float = 0.1, clip: float = 0.1) -> Protection:
+    """Hide every single example of a client: it learns by DP-SGD (Abadi et al., arXiv:1607.00133).
+
+    Each step sees every example with probability ``rate``, by a coin of its own; gradients are cut to the L2 norm
+    ``clip`` and get Gaussian noise. ``local_epochs`` / ``rate`` steps a round. All that leaves later is
+    post-processing of the model, so labels, rounds and bytes are free. Server and clients need not be trusted.
+    """
+    _inside("dp_sgd", "rate", rate, 0, 1)
+    _inside("dp_sgd", "clip", clip, 0, math.inf)
+    return Protection(
+        "training",
+        Unit.EXAMPLE,
+        Neighbors.ADD_REMOVE,
+        "anyone who sees all that a client sends, the server and other clients included",
+        ("a client's own device and its operating system's entropy are trusted", "an example is held by one client"),
+        (
+            "which classes a client holds, and how many examples: examples are hidden, not the client",
+            "choices made by looking at private data outside of the run, such as tuning",
+        ),
+        rate,
+        clip,
+    )
+
+
+@protection
+def central(*, clip: float = 1.0) -> Protection:
+    """Hide every client: the server cuts each one's ballots as a whole, sums them and adds Gaussian noise.
+
+    ``clip`` is in units of the longest that the ballots of one client can be, so that 1 cuts nothing. The noisy mean is
+    then smoothed over samples that look alike, which costs nothing. The server is trusted; all else is not.
+    """
+    _inside("central", "clip", clip, 0, 1)
+    return Protection("mean", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL, clip=clip)
+
+
+@protection
+def gnmax() -> Protection:
+    """Hide every client: the server counts votes with Gaussian noise (GNMax, Papernot et al., arXiv:1802.08908).
+
+    The bound holds whatever the votes are; the smaller one that depends on them is itself private and not reported.
+    """
+    return Protection("votes", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL)
+
+
+_CENTRAL = (
+    "anyone who sees teachers, students and what goes back to clients; not the server, which sees every ballot",
+    ("the server is trusted and its operating system's entropy is sound", "a client answers at most once a round"),
+    ("whether a client takes part", "the size and time of messages"),
+)
+
+
+TRAINABLE = ("linear",)
+"""Learners that can learn by DP-SGD."""
+READS_ANSWERS = ("uniform", "confidence", "entropy")
+"""Expertise that reads a client's soft labels and nothing else of its data."""
+OF_ONE = ("others", "clusters", "personal")
+"""Feedback that is made of single ballots."""
+
+
+def contradictions(config: Config) -> list[str]:
+    """Return what in ``config`` does not go with its protection, a line each."""
+    chosen = protection_of(config)
+    if chosen.place == "nowhere":
+        return [f"epsilon: {config.epsilon:g} needs a protection, as in protect = 'dp_sgd'"] if config.epsilon else []
+    found = []
+    if not config.epsilon:
+        found.append(f"epsilon: protect = {config.protect!r} needs a budget above 0, as in epsilon = 3.0")
+    if config.keys != "samples":
+        found.append(f"keys: {config.keys!r} are about private samples; protect = {config.protect!r} needs 'samples'")
+    if config.attack != "none":
+        found.append("attack: a guarantee is about honest clients; set attack = 'none' or protect = 'none'")
+    weighs = parse(config.expertise)[0]
+    if chosen.place == "training":
+        if weighs not in (*READS_ANSWERS, "private_sketch"):
+            known = ", ".join((*READS_ANSWERS, "private_sketch"))
+            found.append(f"expertise: {weighs!r} reads private data, which dp_sgd does not cover; use one of {known}")
+        plain = [spec for spec in split(config.learner, ",") if parse(spec)[0] not in TRAINABLE]
+        if plain:
+            found.append(f"learner: {plain[0]!r} cannot learn by DP-SGD; use one of {', '.join(TRAINABLE)}")
+        return found
+    if weighs != "uniform":
+        found.append(f"expertise: protect = {config.protect!r} counts every client alike; set expertise = 'uniform'")
+    if config.aggregate != "mean":
+        found.append(f"aggregate: protect = {config.protect!r} has its own sum; leave it at 'mean'")
+    if config.defend != "none":
+        found.append(f"defend: {config.defend!r} reads single ballots beside the noisy sum; set defend = 'none'")
+    if parse(config.feedback)[0] in OF_ONE:
+        found.append(f"feedback: {config.feedback!r} is made of single ballots; use 'none', 'teacher' or 'student'")
+    if config.labels != "none":
+        found.append(f"labels: {config.labels!r} reads single ballots beside the noisy sum; set labels = 'none'")
+    if config.record:
+        found.append("record: keeps every ballot as it came, without noise; set record = false")
+    return found
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a run will do to the private data of one unit: what comes ``once``, and what comes in every ``round``.
+
+    ``noise_multiplier`` is that of the mechanism which was fitted to the budget; ``steps`` are those of DP-SGD in a
+    round.
+    """
+
+    protection: Protection
+    once: tuple[Event, ...]
+    round: tuple[Event, ...]
+    noise_multiplier: float
+    steps: int
+
+
+def protection_of(config: Config) -> Protection:
+    """Return what ``config`` protects."""
+    chosen: Protection = protection.build(config.protect)()
+    return chosen
+
+
+def steps_in_a_round(local_epochs: int, rate: float) -> int:
+    """Return how many Poisson batches make about as many passes as ``local_epochs``."""
+    return max(1, round(local_epochs / rate)) if local_epochs else 0
+
+
+def spending(config: Config) -> Spending:
+    """Return what a run of ``config`` costs, with noise so that the whole stays within ``epsilon`` and ``delta``."""
+    return _planned(
+        config.protect,
+        config.epsilon,
+        config.delta,
+        config.rounds,
+        steps_in_a_round(config.local_epochs, protection_of(config).rate),
+        _sketch(config.expertise),
+    )
+
+
+def demand(config: Config, event: Event, who: str) -> None:
+    """Raise :class:`PrivacyError` if a client of ``dp_sgd`` has done in a round what the budget does not cover.
+
+    It may do less: take fewer steps, or none in a round that it had to begin again.
+    """
+    if protection_of(config).place != "training" or isinstance(event, NoOp):
+        return
+    (most,) = spending(config).round
+    covered = (
+        isinstance(event, SampledGaussian)
+        and isinstance(most, SampledGaussian)
+        and event.rate <= most.rate
+        and event.noise_multiplier >= most.noise_multiplier * (1 - 1e-9)
+        and event.count <= most.count
+        and not event.fixed
+    )
+    if not covered:
+        raise PrivacyError(f"{who} answered with {event}, which the budget does not cover; expected {most}")
+
+
+@lru_cache(maxsize=8)
+def _planned(spec: str, epsilon: float, delta: float, rounds: int, steps: int, before: tuple[Event, ...]) -> Spending:
+    chosen: Protection = protection.build(spec)()
+
+    def once(noise: float, times: int) -> Event:
+        if chosen.place == "training":
+            return SampledGaussian(chosen.rate, noise, max(1, steps * times))
+        return Gaussian(noise, times)
+
+    noise = noise_multiplier(epsilon, delta, lambda noise: [*before, once(noise, rounds)])
+    return Spending(chosen, before, (once(noise, 1),), noise, steps)
+
+
+def _sketch(expertise: str) -> tuple[Event, ...]:
+    name, options = parse(expertise)
+    return (Gaussian(float(options.get("sigma", SIGMA))),) if name == "private_sketch" else ()
+
+
+def _inside(member: str, option: str, value: float, low: float, high: float) -> None:
+    if not low < value <= high:
+        raise SpecError(f"protection {member!r}: {option!r} must be above {low} and at most {high:g}, got {value}.")

@@ -1,0 +1,143 @@
+"""How privacy is had: what goes together, what a run costs before it starts, and what it may say afterwards."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedkd.config import Config
+from fedkd.errors import ConfigError, PrivacyError, SpecError
+from fedkd.events import Gaussian, NonPrivate, NoOp, SampledGaussian
+from fedkd.privacy.accountant import spent
+from fedkd.privacy.report import files_of, spent_in, statement
+from fedkd.protect import demand, protection, protection_of, spending, steps_in_a_round
+
+DP_SGD = {"protect": "dp_sgd", "epsilon": 3.0, "learner": "linear", "expertise": "uniform"}
+CENTRAL = {"protect": "central", "epsilon": 3.0, "expertise": "uniform", "record": False}
+
+
+def read(**given):
+    return Config.read(given, where="test")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({**DP_SGD, "epsilon": 0.0}, "epsilon: protect = 'dp_sgd' needs a budget above 0"),
+        ({**DP_SGD, "epsilon": -1.0}, "epsilon = -1.0: input should be greater than or equal to 0"),
+        ({**DP_SGD, "delta": 1.0}, "delta = 1.0: input should be less than 1"),
+        ({"epsilon": 1.0}, "epsilon: 1 needs a protection, as in protect = 'dp_sgd'"),
+        ({**DP_SGD, "expertise": "density"}, "expertise: 'density' reads private data, which dp_sgd does not cover"),
+        ({**DP_SGD, "learner": "linear, forest"}, "learner: 'forest' cannot learn by DP-SGD; use one of linear"),
+        ({**DP_SGD, "keys": "classes", "student": "none"}, "keys: 'classes' are about private samples"),
+        ({**DP_SGD, "attack": "lma"}, "attack: a guarantee is about honest clients"),
+        ({**DP_SGD, "protect": "dp_sgd(rate=0.0)"}, "'rate' must be above 0 and at most 1, got 0.0"),
+        ({**DP_SGD, "protect": "dp_sdg"}, "unknown protection 'dp_sdg'. Did you mean 'dp_sgd'?"),
+        ({**DP_SGD, "noise": "sytem"}, "noise: must be one of system, seeded, got 'sytem'. Did you mean 'system'?"),
+        ({**CENTRAL, "expertise": "density"}, "expertise: protect = 'central' counts every client alike"),
+        ({**CENTRAL, "aggregate": "median"}, "aggregate: protect = 'central' has its own sum"),
+        ({**CENTRAL, "defend": "budget"}, "defend: 'budget' reads single ballots beside the noisy sum"),
+        ({**CENTRAL, "feedback": "clusters"}, "feedback: 'clusters' is made of single ballots"),
+        ({**CENTRAL, "record": True}, "record: keeps every ballot as it came, without noise"),
+        ({**CENTRAL, "protect": "central(clip=2.0)"}, "'clip' must be above 0 and at most 1, got 2.0"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_line(given, message):
+    with pytest.raises(ConfigError) as caught:
+        read(**given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [DP_SGD, CENTRAL, {**CENTRAL, "protect": "gnmax"}])
+@pytest.mark.parametrize("epsilon", [0.5, 3.0])
+def test_the_noise_is_what_the_budget_demands_and_no_more(given, epsilon):
+    config = read(**{**given, "epsilon": epsilon, "rounds": 4})
+    budget = spending(config)
+    used = spent(spent_in(budget, 4), config.delta)
+    assert 0.98 * epsilon < used <= epsilon
+    assert spent(spent_in(budget, 5), config.delta) > epsilon
+
+
+def test_dp_sgd_counts_every_step_of_every_round():
+    config = read(**{**DP_SGD, "protect": "dp_sgd(rate=0.25)", "local_epochs": 3, "rounds": 2})
+    budget = spending(config)
+    assert budget.steps == steps_in_a_round(3, 0.25) == 12
+    (event,) = budget.round
+    assert isinstance(event, SampledGaussian) and (event.rate, event.count) == (0.25, 12)
+
+
+def test_a_private_sketch_is_paid_once_and_leaves_less_for_training():
+    plain, sketched = (spending(read(**{**DP_SGD, "expertise": e})) for e in ("uniform", "private_sketch(sigma=5.0)"))
+    assert plain.once == () and sketched.once == (Gaussian(5.0),)
+    assert sketched.noise_multiplier > plain.noise_multiplier
+
+
+def test_a_run_without_protection_says_none_and_infinite():
+    told = statement(Config(), 3)
+    assert told["guarantee"] == "NONE" and told["epsilon"] == "infinite"
+    assert "Epsilon is infinite" in files_of(told)["privacy_report.md"]
+
+
+@pytest.mark.parametrize("given", [DP_SGD, CENTRAL])
+def test_a_statement_has_everything_that_belongs_to_an_epsilon(given):
+    told = statement(read(**given), 3)
+    assert 0 < told["epsilon"] <= 3.0 <= told["epsilon_by_rdp"] * 1.01
+    for key in ("delta", "unit", "neighbors", "adversary", "assumptions", "not_covered", "attacker", "events"):
+        assert told[key], key
+    files = files_of(told)
+    assert json.loads(files["privacy_report.json"]) == told
+    for word in (told["unit"], told["neighbors"], told["adversary"], *told["not_covered"]):
+        assert word in files["privacy_report.md"]
+
+
+def test_seeded_noise_guarantees_nothing_and_says_so():
+    told = statement(read(**DP_SGD, noise="seeded"), 3)
+    assert told["epsilon"] == "infinite" and told["guarantee"].startswith("NO PRIVACY")
+
+
+def test_more_rounds_are_another_run_where_privacy_is_promised():
+    assert read(**DP_SGD, rounds=3).identity() != read(**DP_SGD, rounds=4).identity()
+    assert read(rounds=3).identity() == read(rounds=4).identity()
+
+
+def test_every_protection_is_described_in_full():
+    for name in protection.names():
+        chosen = protection_of(Config.model_construct(protect=name))
+        assert (chosen.unit is None) == (name == "none")
+        assert name == "none" or (chosen.neighbors and chosen.adversary and chosen.open and chosen.assumptions)
+
+
+def test_no_learner_is_trusted_to_be_private_that_is_not():
+    from fedkd.learner import Training, make_learner, private_trainer
+
+    forest = make_learner("forest", shape=(4,), classes=2, training=Training(), seed=0)
+    with pytest.raises(SpecError, match="learner 'forest' cannot learn by DP-SGD"):
+        private_trainer(forest, "forest")
+
+
+def test_without_protection_a_release_says_that_it_is_not_private(tmp_path):
+    from simulations.scene import play
+
+    reports = play("expert", clients=2, rounds=1, learner="mlp", student="mlp", local_epochs=1, distill_epochs=1)
+    assert NonPrivate() != SampledGaussian(0.1, 1.0)
+    assert np.isfinite(reports[0].metrics["student"])
+
+
+def test_the_server_takes_no_answer_that_the_budget_does_not_cover():
+    config = read(**DP_SGD, rounds=2)
+    (most,) = spending(config).round
+    demand(config, most, "client 3")
+    demand(config, NoOp(), "client 3")
+    demand(config, replace(most, count=most.count - 1, noise_multiplier=2 * most.noise_multiplier), "client 3")
+    for event in (
+        NonPrivate(),
+        replace(most, count=most.count + 1),
+        replace(most, noise_multiplier=most.noise_multiplier / 2),
+        replace(most, rate=2 * most.rate),
+        replace(most, fixed=True),
+        Gaussian(most.noise_multiplier),
+    ):
+        with pytest.raises(PrivacyError, match=r"client 3 answered with .*, which the budget does not cover"):
+            demand(config, event, "client 3")
+    demand(Config(), NonPrivate(), "client 3")
