@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+ledger_app = typer.Typer(help="Read what a client has spent of its privacy budget.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
 
 CORES = os.cpu_count() or 1
 TERMINATED = 128 + signal.SIGTERM
@@ -37,6 +39,7 @@ err = Console(stderr=True, highlight=False)
 Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(sorted(parts.PRESETS))}.")]
 File = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="One setting, as in --set rounds=5. May be repeated.")]
+LedgerFolder = Annotated[Path, typer.Argument(help="Folder of a ledger, with ledger.jsonl in it.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes of the in-process engine.")]
 
 
@@ -261,6 +264,45 @@ def check(preset: Preset = None, config: File = None, set_: Sets = None) -> None
     resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
     given = sum(origin != "default" for origin in resolved.origins.values())
     out.print(f"valid: {given} settings given, the rest are defaults")
+
+
+@ledger_app.command(name="show")
+def ledger_show(
+    folder: LedgerFolder,
+    last: Annotated[int, typer.Option(min=1, help="How many of the latest releases to list.")] = 40,
+) -> None:
+    """Print the releases of a ledger and what they cost."""
+    from fedkd.privacy.statement import table, totals, verify
+
+    report = verify(folder)
+    out.print(table(report, last=last))
+    try:
+        from fedkd.privacy.accountant import spent  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        out.print("no accountant here: events only")
+    else:
+        for line in totals(report, spent):
+            out.print(line, markup=False, soft_wrap=True)
+
+
+@ledger_app.command(name="verify")
+def ledger_verify(folder: LedgerFolder) -> None:
+    """Check every record of a ledger; exit with 2 and the reason if it is broken."""
+    from fedkd.privacy.statement import sentences, verify
+
+    for line in sentences(verify(folder)):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+@ledger_app.command(name="export")
+def ledger_export(
+    folder: LedgerFolder,
+    format_: Annotated[str, typer.Option("--format", help="json or csv.")] = "json",
+) -> None:
+    """Write a ledger to standard output, for other programs."""
+    from fedkd.privacy.statement import export
+
+    sys.stdout.write(export(folder, format_))
 
 
 def _execute(

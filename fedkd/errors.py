@@ -9,7 +9,9 @@ FedkdError
 ├── CodecError        bytes from elsewhere are not a frame that we can trust
 │   └── FingerprintError   both sides do not hold the same transfer set
 ├── CheckpointError   a checkpoint is missing, damaged or of another run
-├── PrivacyError      a guarantee cannot be given, or a budget would be exceeded
+├── PrivacyError      a privacy guarantee cannot be given, or a budget would be exceeded
+│   ├── BudgetExhausted    the budget does not hold what a release would cost
+│   └── LedgerError        a ledger is missing, damaged or older than it was
 └── RoundError        a round cannot produce a teacher
     └── QuorumError        too few clients answered in time
 """
@@ -62,6 +64,19 @@ class CheckpointError(FedkdError):
 
 class PrivacyError(FedkdError):
     """A privacy guarantee cannot be given, or a budget would be exceeded."""
+
+
+class BudgetExhausted(PrivacyError):
+    """The budget does not hold what a release would cost. The message is the same for all: it may be sent."""
+
+    def __init__(self, window: str) -> None:
+        """Keep which ``window`` is full ("total", "run" or "period") for the client's own eyes."""
+        super().__init__("the privacy budget of this client does not allow this release")
+        self.window = window
+
+
+class LedgerError(PrivacyError):
+    """A ledger is missing, damaged or older than it was."""
 
 
 class RoundError(FedkdError):
