@@ -9,6 +9,7 @@ FedkdError
 ├── CodecError        bytes from elsewhere are not a frame that we can trust
 │   └── FingerprintError   both sides do not hold the same transfer set
 ├── CheckpointError   a checkpoint is missing, damaged or of another run
+├── PrivacyError      a privacy guarantee cannot be given, or a budget would be exceeded
 └── RoundError        a round cannot produce a teacher
     └── QuorumError        too few clients answered in time
 """
@@ -57,6 +58,10 @@ class FingerprintError(CodecError):
 
 class CheckpointError(FedkdError):
     """A checkpoint is missing, damaged or of another run."""
+
+
+class PrivacyError(FedkdError):
+    """A privacy guarantee cannot be given, or a budget would be exceeded."""
 
 
 class RoundError(FedkdError):
