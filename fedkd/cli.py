@@ -272,17 +272,13 @@ def ledger_show(
     last: Annotated[int, typer.Option(min=1, help="How many of the latest releases to list.")] = 40,
 ) -> None:
     """Print the releases of a ledger and what they cost."""
+    from fedkd.privacy.accountant import spent
     from fedkd.privacy.statement import table, totals, verify
 
     report = verify(folder)
     out.print(table(report, last=last))
-    try:
-        from fedkd.privacy.accountant import spent  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        out.print("no accountant here: events only")
-    else:
-        for line in totals(report, spent):
-            out.print(line, markup=False, soft_wrap=True)
+    for line in totals(report, spent):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @ledger_app.command(name="verify")

@@ -430,7 +430,7 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
     """Return what the budget buys, before anything is trained: noise, steps, and how wrong labels will be."""
     chosen = protection_of(config)
     if chosen.unit is None:
-        return ["privacy: NONE (protect = none)"]
+        return []
     budget = spending(config)
     noise = budget.noise_multiplier
     total, once = (spent(spent_in(budget, rounds), config.delta) for rounds in (config.rounds, 1))
