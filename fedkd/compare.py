@@ -244,7 +244,7 @@ def _value(config: dict[str, Any], key: str) -> str:
 
 def _differences(differing: dict[str, list[str]], i: int) -> str:
     """Return the first few settings of run ``i`` that not all runs share; the number of rounds has its own column."""
-    told = [f"{key} {short(v[i], 24)}" for key, v in differing.items() if key != "rounds" and v[i] != ABSENT]
+    told = [f"{key} {short(v[i], 40)}" for key, v in differing.items() if key != "rounds" and v[i] != ABSENT]
     return ", ".join(told[:LINES]) + (f", {len(told) - LINES} more" if len(told) > LINES else "")
 
 

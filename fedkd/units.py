@@ -73,16 +73,19 @@ def plain(value: object) -> str:
 
 
 def pieces(text: str, width: int) -> list[str]:
-    """Return the lines of ``text``: at most ``width`` letters where breaks after a space or any of ``,(|=`` allow it.
+    """Return the lines of ``text``: at most ``width`` letters where breaks after a space or any of ``,(|`` allow it.
 
-    >>> pieces("loss=kl(temperature=1.0)", 16)
-    ['loss=kl(', 'temperature=1.0)']
+    What is longer still is broken after ``=``, never inside a value.
+
+    >>> pieces("distill=kl(temperature=1.0)", 16)
+    ['distill=kl(', 'temperature=1.0)']
     """
     lines = [""]
-    for piece in re.findall(r"[^\s,(|=]*[\s,(|=]*", text)[:-1]:
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
+    for one in re.findall(r"[^\s,(|]*[\s,(|]+|[^\s,(|]+", text):
+        for piece in re.findall(r"[^=]*=?", one)[:-1] if len(one.rstrip()) > width else [one]:
+            if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
     return [line.rstrip() for line in lines]
 
 
