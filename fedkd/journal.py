@@ -122,6 +122,8 @@ class Run:
         """Return why a score of the scoreboard is not known, in a few words."""
         if score in ("student", "pooled") and self.config.get("student") == "none":
             return "no student (student = none)"
+        if score == "ensemble" and self.config.get("keys") == "classes":
+            return "not about samples (keys = classes)"
         if score == "pooled" and self.config.get("pooled") is False:
             return "not trained (pooled = false)"
         return "not measured (evaluate = false)" if self.config.get("evaluate") is False else "not known"

@@ -29,7 +29,11 @@ SECTIONS = {
     "Can its answers be trusted?": (panels.reliability, panels.confusion, panels.loss, panels.entropy),
     "What does it give away?": (panels.released,),
 }
-ASKS = {"confusion": "student", **dict.fromkeys(("accuracy", "bytes", "clients", "reliability", "loss"), "ensemble")}
+ASKS = {
+    "confusion": "student",
+    "clients": "local_mean",
+    **dict.fromkeys(("accuracy", "bytes", "reliability", "loss"), "ensemble"),
+}
 """Panel to the score without which it has nothing to draw."""
 
 
@@ -142,8 +146,8 @@ def _verdict(run: Run) -> dict[str, Any]:
             lead = f"The clients' own models answer {percent(mean)} of the test set correctly on average."
             if only:
                 lead = f"The client's own model answers {percent(mean)} of the test set correctly."
-            sentences += [f"The best one answers {percent(best)}."] if best is not None and not only else []
             sentences += [f"That is {gap(mean - first)} {before}."] if first is not None else []
+            sentences += [f"The best one answers {percent(best)}."] if best is not None and not only else []
             sentences.append("There is no student (student = none).")
     elif student is None:
         lead = "The student's accuracy is not known in this run."
@@ -156,11 +160,11 @@ def _verdict(run: Run) -> dict[str, Any]:
         lead = f"The student answers {percent(student)} of the test set correctly,"
         than_best = "." if best is None or only else f" and {gap(student - best)} the best one."
         sentences.append(f"{gap(student - mean)} {clients.average(run)}{than_best}")
-        sentences += [f"It is {gap(student - first)} {before}."] if first is not None else []
         if best is not None and bad:
             better = f"So {'the' if only else 'the best'} client is better off with its own model."
             worse = "Distillation made things worse: look at the teacher and at the transfer set."
             sentences.append(worse if student < (mean if run.alone else first or 0.0) else better)
+        sentences += [f"It is {gap(student - first)} {before}."] if first is not None else []
     if student is not None and pooled is not None:
         sentences.append(f"It is {gap(student - pooled)} a model trained on everyone's data in one place.")
     if up is not None:

@@ -54,9 +54,11 @@ def gain(run: Run) -> Panel:
         reference=None if student is None else (student, f"student {percent(student)}"),
     )
     answer = f"{sum(g > 0 for g in gains.values())} of {len(gains)} own models got better." if gains else UNKNOWN
+    if len(run.clients) == 1 and gains:
+        answer = f"Its own model has changed by {points(*gains.values())} points since the first round."
     if once and known:
         answer = "After one round nothing has come back to the clients yet."
-    if known and student is not None:
+    if known and len(run.clients) > 1 and student is not None:
         beaten = sum(after is not None and after < student for _, after in pairs.values())
         answer += f" The student beats the own model of {beaten} of {len(known)}."
     answer += cut

@@ -76,7 +76,7 @@ def summarize(
     reliability = {}
     if p is not None and test is not None:
         reliability["student"] = metrics.reliability(p, test[1])
-    if teacher is not None and shared.truth is not None and config.evaluate:
+    if teacher is not None and shared.truth is not None and config.evaluate and config.keys == "samples":
         reliability["teacher"] = metrics.reliability(teacher.p, shared.truth[teacher.indices])
     data = shared.dataset
     return {

@@ -477,9 +477,11 @@ def test_a_run_without_a_student_says_so(tmp_path):
         "The clients&#39; own models answer 54.6% of the test set correctly on average.</strong> The best one" in page
     )
     assert "How good are the clients&#39; own models? After round 1 they answer 54.6% correctly on average." in page
-    summary["confusion"] = None
+    summary["confusion"], summary["config"]["keys"] = None, "classes"
+    summary["scoreboard"]["ensemble"] = rounds[0]["metrics"]["ensemble"] = None
     page = _page(_write(tmp_path / "no-confusion", rounds, summary))
     assert '<p class="unknown">No student (student = none).</p>' in _panel(page, "confusion")
+    assert "not about samples (keys = classes)" in page.split("<h2")[0]
 
 
 def test_clients_are_alone_only_until_something_came_back(tmp_path):
@@ -533,7 +535,8 @@ def test_one_client_is_neither_average_nor_best(tmp_path):
         r["clients"]["0"]["outlier"] = 0.2
     page = _page(_write(tmp_path / "alone", rounds, summary))
     assert "33.3 points above the only client&#39;s own model." in page
-    for word in ("average client", "best one", "Best client", "is farthest", "worst to best"):
+    assert "Its own model has changed by +20.0 points" in _panel(page, "clients")
+    for word in ("average client", "best one", "of 1 own", "of 0 of 1", "Best client", "is farthest", "worst to best"):
         assert word not in page, word
 
 

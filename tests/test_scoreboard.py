@@ -1,5 +1,9 @@
 """Warnings at the end of a run: only what is measured, and causes that the numbers allow."""
 
+import json
+
+from test_replay import run
+
 from fedkd.config import Config
 from fedkd.scoreboard import warnings
 
@@ -54,3 +58,9 @@ def test_only_clients_that_were_alone_prove_that_distillation_made_it_worse():
 def test_one_client_is_warned_of_once():
     (said,) = warnings(Config(clients=1, rounds=1), {"student": 0.5, "local_best": 0.8, "local_mean": 0.8})
     assert "below the only client's own model (80.0%)" in said
+
+
+def test_a_teacher_about_classes_is_not_held_against_the_labels_of_samples(tmp_path):
+    classes = {"keys": "classes", "student": "none", "expertise": "uniform", "feedback": "others", "release": "float32"}
+    summary = json.loads((run(tmp_path / "fd", **classes) / "summary.json").read_text())
+    assert summary["reliability"] == {} and summary["scoreboard"]["ensemble"] is None
