@@ -73,15 +73,21 @@ def nice_ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -
         step *= 10
 
 
-def log_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Return round values within ``[low, high]`` for a logarithmic axis: 1-2-5 if they fit, else powers of ten."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+def log_ticks(low: float, high: float, *, most: int = 5, first: float = math.inf) -> list[float]:
+    """Return round values within ``[low, high]`` for a logarithmic axis: 1-2-5 if they fit, else powers of ten.
+
+    Where the least of them is above ``first``, the next one below goes before them.
+    """
+    decades = range(math.floor(math.log10(low)) - 6, math.ceil(math.log10(high)) + 1)
     for factors, every in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3), ((1,), 6)):
-        ticks = [f * 10.0**d for d in decades if d % every == 0 for f in factors]
-        ticks = [t for t in ticks if low <= t <= high]
+        values = [f * 10.0**d for d in decades if d % every == 0 for f in factors]
+        ticks = [t for t in values if low <= t <= high]
         if len(ticks) <= most:
             break
-    return ticks if len(ticks) > 1 else [t for t in nice_ticks(low, high, most=most) if t > 0]
+    if len(ticks) < 2:  # less than a factor of about two: as good as linear
+        ticks = [t for t in nice_ticks(low, high, most=most) if t > 0]
+        values = [t for t in nice_ticks(2 * low - high, high, most=2 * most) if t > 0]
+    return [max((t for t in values if t <= first), default=first), *ticks] if ticks and ticks[0] > first else ticks
 
 
 def legend(items: Sequence[tuple[str, str]]) -> str:
@@ -141,8 +147,11 @@ def line_chart(
     if log_x:
         margin = 3.0 if x_high == x_low else (x_high / x_low) ** 0.04
         x_low, x_high = x_low / margin, x_high * margin
-    elif x_high == x_low:
-        x_low, x_high = x_low - 0.6, x_high + 0.6
+        ticks = log_ticks(x_low, x_high, first=min(xs))  # a reader needs a number at or before the first point
+        x_low = min(x_low, *ticks)
+    else:
+        x_low, x_high = (x_low - 0.6, x_high + 0.6) if x_high == x_low else (x_low, x_high)
+        ticks = nice_ticks(x_low, x_high, most=7, whole=whole_x)
 
     top, bottom, height = 26.0, 42.0, 244.0
     y_ticks = nice_ticks(y_low, y_high, most=6)
@@ -162,7 +171,6 @@ def line_chart(
         out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - right)}"))
         out.append(_text(left - 6, at_y(tick) + 4, _bare(y_format(tick)), "tick end"))
     floor = height - bottom
-    ticks = log_ticks(x_low, x_high) if log_x else nice_ticks(x_low, x_high, most=7, whole=whole_x)
     out.append(_path("axis-line", f"M{_n(left)} {_n(floor)}H{_n(WIDTH - right)}"))
     for tick, anchor in _fitting([(at_x(t), x_format(t)) for t in ticks]):
         out.append(_path("axis-line", f"M{_n(tick)} {_n(floor)}v4"))
@@ -204,7 +212,8 @@ def dumbbell_chart(
     def at(x: float) -> float:
         return left + (x - low) / (high - low) * (WIDTH - left - right)
 
-    out = [_text(WIDTH, 11, "points", "axis end")]
+    changed = any(row.before is not None and row.after is not None for row in rows)
+    out = [_text(WIDTH, 11, "points", "axis end")] if changed else []
     for x, text in _fitting([(at(t), percent(t)) for t in nice_ticks(low, high, most=6)]):
         out.append(_path("rule", f"M{_n(x)} {_n(top)}V{_n(floor)}"))
         out.append(_text(x, floor + 16, _bare(text), "tick mid"))
@@ -217,7 +226,7 @@ def dumbbell_chart(
     for i, row in enumerate(rows):
         y = top + pitch * (i + 0.5)
         out.append(_text(left - 10, y + 4, short(row.name, 16), "tick end"))
-        tip = f"{row.name}: {percent(row.before)} to {percent(row.after)}"
+        tip = f"{row.name}: {' to '.join(percent(v) for v in (row.before, row.after) if v is not None)}"
         if row.before is not None and row.after is not None:
             gain = points(row.after - row.before)
             way = "up" if gain[0] == "+" else "down" if gain[0] == "−" else "level"

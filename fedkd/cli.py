@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Worker processes of the in-pr
 def main() -> None:
     """Run the command line; turn every error of ours into one line and exit code 2."""
     engine.quiet_flower()
+    warnings.showwarning = _show_warning
     try:
         app(standalone_mode=True)
     except FedkdError as error:
@@ -55,6 +57,26 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(130)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(fedkd.__version__)
+        raise typer.Exit
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    err.print("[yellow]warning[/yellow] ", end="")
+    err.print(" ".join(str(message).split()), markup=False, soft_wrap=True)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Federated distillation: clients share predictions on public data; never data, weights or gradients."""
 
 
 @app.command()
@@ -75,16 +97,20 @@ def run(
         )
     resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
     from fedkd.preflight import check_data
-    from fedkd.rundir import next_run
+    from fedkd.rundir import RunDirectory, next_run
+
+    if name is not None and resolved.config.output:
+        raise FedkdError(f"--name {name} and output = {resolved.config.output!r} both name the run; give one of them")
 
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise FedkdError(f"--name must be a plain folder name, got {name!r}")
     given = Path(resolved.config.output) if resolved.config.output else Path("runs") / name if name else None
     resuming = resolved.config.resume
     if given is not None and not resuming and (given / "config.toml").exists():
-        raise FedkdError(
-            f"run {given.name!r} exists already: choose another name, or continue it: fedkd resume {given}"
-        )
+        done = _finished(RunDirectory(given))
+        instead = "" if done else f", or continue it: fedkd resume {given}"
+        state = " and is finished" if done else ""
+        raise FedkdError(f"run {given.name!r} exists already{state}: choose another name{instead}")
     check_data(resolved.config)  # before there is a directory: what cannot start leaves no name taken
     try:
         path = given or next_run(Path("runs"), resolved.config.preset.replace("_", "-"))
@@ -111,6 +137,13 @@ def resume(
             f"{began['command'] or 'flwr run . SUPERLINK --stream'} -c 'resume=true'"
         )
     resolved = configuration.resolve(file=directory.config, environ={})
+    done = _finished(directory)
+    if done >= resolved.config.rounds:
+        out.print(
+            f"{_short(directory.path)} is already finished: {done} of {resolved.config.rounds} rounds", soft_wrap=True
+        )
+        out.print(f"for more, raise rounds in {_short(directory.config)} and resume it again", soft_wrap=True)
+        return
     _execute(resolved, directory.path.resolve(), "inprocess", workers, resuming=True)
 
 
@@ -126,7 +159,9 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory or its name."
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories or their names.")],
-    html: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("runs/compare.html"),
+    html: Annotated[Path, typer.Option("--output", "--html", help="Where to write the page.")] = Path(
+        "runs/compare.html"
+    ),
 ) -> None:
     """Compare runs: a table, and a page with accuracy over rounds and over bytes."""
     from fedkd.compare import compare_runs
@@ -192,7 +227,7 @@ def replay_(
 
     recording = replay.open_recording(find(run))
     settings = replay.changed(recording, set_ or [])
-    with Screen(settings.config, f"replay of {recording.name}", out) as screen:
+    with Screen(settings.config, f"replay of {recording.name}", out, without=without or ()) as screen:
         done = replay.replay(
             recording,
             settings,
@@ -262,8 +297,13 @@ def show(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
 def check(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
     """Say whether a configuration is valid; exit with 2 and the reasons if not."""
     resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
-    given = sum(origin != "default" for origin in resolved.origins.values())
-    out.print(f"valid: {given} settings given, the rest are defaults")
+    from fedkd.preflight import check_attack
+
+    check_attack(resolved.config)
+    preset_ = f"preset {resolved.config.preset}"
+    given = sum(origin not in ("default", preset_) for origin in resolved.origins.values())
+    and_settings = f" and {given} setting{'s' if given > 1 else ''}" if given else ""
+    out.print(f"valid: {preset_}{and_settings}; the data were not looked at (fedkd plan does)", soft_wrap=True)
 
 
 @ledger_app.command(name="show")
@@ -378,6 +418,15 @@ def _read(path: Path) -> Any:
     import json
 
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _finished(directory: Any) -> int:
+    """Return how many rounds a run has that came to its end, 0 for one that did not."""
+    try:
+        ended = _read(directory.summary).get("finished") is True
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return _rounds_done(directory) if ended else 0
 
 
 def _rounds_done(directory: Any) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,7 @@ from fedkd.errors import FedkdError
 from fedkd.journal import Run, part, read_run, real, total
 from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
 from fedkd.report_template import COMPARISON
+from fedkd.table import Cell
 from fedkd.units import percent, seconds, short, size, whole
 
 WIDTH = 100  # columns of a terminal that the table never exceeds
@@ -89,8 +91,12 @@ class Comparison:
             table.add_column(head, justify="right", no_wrap=True, max_width=8)
         table.add_column("differs in", max_width=24)
         for i, (name, run) in enumerate(zip(self.names, self.runs, strict=True)):
-            cells = [short(name, 60), *_scores(run), _differences(differing, i)]
-            table.add_row(*(Text(cell) for cell in cells), style="bold" if i == self.best and self.same_data else "")
+            cells: list[RenderableType] = [
+                Text(short(name, 60)),
+                *map(Text, _scores(run)),
+                Cell(_differences(differing, i)),
+            ]
+            table.add_row(*cells, style="bold" if i == self.best and self.same_data else "")
         return table
 
     def html(self) -> str:
@@ -141,6 +147,8 @@ class Comparison:
             series = run.series("student")
             xs = run.traffic() if by_bytes else [x for x, _ in series]
             line = thinned([(x, y) for x, (_, y) in zip(xs, series, strict=True)])
+            if all(y is None for _, y in line):
+                continue  # its name would be in the legend of a picture that it is not in
             lines.append(Line(short(name, 40), line, i % COLORS + 1, i // COLORS))
         return lines
 
@@ -172,6 +180,9 @@ class Comparison:
 
     def _panel(self, id: str, title: str, caption: str, svg: str, lines: Sequence[Line]) -> Panel:
         cut = f" Drawn: the first {DRAWN} of {len(self.runs)} runs." if len(self.runs) > DRAWN else ""
+        pairs = zip(self.names, self.runs, strict=True)
+        without = [short(name, 40) for name, run in pairs if run.config.get("student") == "none"]
+        cut += f" No student: {', '.join(without[:10])}." if without else ""
         form = size if id == "bytes" else whole
         rows = [
             [line.name, form(x), percent(y)]
@@ -233,14 +244,14 @@ def _value(config: dict[str, Any], key: str) -> str:
 
 def _differences(differing: dict[str, list[str]], i: int) -> str:
     """Return the first few settings of run ``i`` that not all runs share; the number of rounds has its own column."""
-    told = [f"{key} {short(v[i], 24)}" for key, v in differing.items() if key != "rounds" and v[i] != ABSENT]
+    told = [f"{key} {short(v[i], 40)}" for key, v in differing.items() if key != "rounds" and v[i] != ABSENT]
     return ", ".join(told[:LINES]) + (f", {len(told) - LINES} more" if len(told) > LINES else "")
 
 
 def _caption(comparison: Comparison) -> Text:
     differing = comparison.settings()
     lines = [
-        "local, best: mean and best client alone. ensem: on the transfer set. moved: bytes of all clients, both ways."
+        "local, best: mean and best of the clients' own models. ensem: on the transfer set. moved: all clients' bytes."
     ]
     lines += [short(note, 200) for note in comparison.notes[:10]]
     for i, name in enumerate(comparison.names):

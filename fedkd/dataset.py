@@ -24,7 +24,7 @@ import numpy as np
 
 from fedkd import data_files
 from fedkd.data_files import Part
-from fedkd.errors import DataError
+from fedkd.errors import DataError, SpecError
 from fedkd.random import generator
 from fedkd.registry import Registry
 from fedkd.softlabels import Array
@@ -84,6 +84,31 @@ def read(spec: str) -> Dataset:
     """Return the data set as it is stored, checked: maybe without a test part, maybe without labels."""
     data: Dataset = dataset.build(spec)()
     return _checked(data, spec)
+
+
+FILES = {".npz": "npz", ".parquet": "parquet"}
+"""Ending of a file to the data set that reads it."""
+TABLES = (".csv", ".tsv", ".xls", ".xlsx")
+
+
+def check(spec: str) -> functools.partial[Any]:
+    """Return the built part of a data spec without reading anything; raise :class:`SpecError` if there is none."""
+    check_ending(spec)
+    return dataset.build(spec)
+
+
+def check_ending(spec: str) -> None:
+    """Raise :class:`SpecError` for a bare path, and for a table that no data set reads, with what to write instead."""
+    path = Path(spec.strip().rpartition(":")[2])
+    if path.suffix.lower() in TABLES:
+        instead = f"{path.stem}.parquet"
+        raise SpecError(
+            f"{spec!r} is a table that fedkd does not read; save it as .npz or .parquet, as with pandas: "
+            f"read_csv({path.name!r}).to_parquet({instead!r}), then parquet:{instead}."
+        )
+    reader = FILES.get(path.suffix.lower())
+    if reader is not None and ":" not in spec:
+        raise SpecError(f"{spec!r} is a path; say what reads it, as in {reader}:{path}.")
 
 
 def as_inputs(x: Array) -> Array:
@@ -330,14 +355,17 @@ def _class_numbers(labels: Array, names: tuple[str, ...], what: str) -> Array:
 def _warn_of_odd_labels(data: Dataset) -> None:
     """Warn where labels do not look like classes 0, 1, 2, ...: unused numbers become outputs that nothing teaches.
 
-    No error, and not for a few: a sample of data with many classes may lack some. A client's own file is not looked at.
+    No error: a sample of data with many classes may lack some. A client's own file is not looked at.
     """
     seen = np.unique(np.concatenate([data.y, data.y_test]))
     if len(seen) == 1:
         warnings.warn(f"{data.name}: all labels are {seen[0]}: one class alone is nothing to learn", stacklevel=2)
-    elif len(seen) < data.classes / 2:
-        unused = f"{data.classes - len(seen)} of {data.classes} classes have no row"
-        warnings.warn(f"{data.name}: {unused}; number the classes 0, 1, 2, ... or name them as text", stacklevel=2)
+    elif len(seen) < data.classes:
+        lacking = [c for c in range(data.classes) if c not in set(seen.tolist())]
+        one = f"class {data.class_names[lacking[0]] if data.class_names else lacking[0]} has"
+        unused = f"{len(lacking)} of {data.classes} classes have" if len(lacking) > 1 else one
+        hint = "; number the classes 0, 1, 2, ... or name them as text" if not data.class_names else ""
+        warnings.warn(f"{data.name}: {unused} no row{hint}", stacklevel=2)
 
 
 def _checked(data: Dataset, spec: str) -> Dataset:

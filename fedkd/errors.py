@@ -89,5 +89,11 @@ class QuorumError(RoundError):
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest match, or an empty string."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    plain = {_plain(name): name for name in known}
+    near = difflib.get_close_matches(_plain(given), plain, n=1)
+    return f" Did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def _plain(name: str) -> str:
+    """Return a name without what people mistake most often: capitals, and hyphens for underscores."""
+    return name.lower().replace("-", "_")

@@ -71,6 +71,11 @@ class Run:
             return {}
 
     @property
+    def alone(self) -> bool:
+        """Whether nothing had come back to the clients yet when their own models were last scored."""
+        return self.rounds[-1].round == 1 or self.config.get("feedback") == "none"
+
+    @property
     def fedavg(self) -> tuple[bool | None, str, float | None]:
         """Whether FedAvg could have run here, why (not), and its bytes each way per client and round."""
         fedavg = part(self.scoreboard, "fedavg")
@@ -108,6 +113,20 @@ class Run:
     def last(self, metric: str) -> float | None:
         """Return the value of a metric in the last round that knows it."""
         return next((y for _, y in reversed(self.series(metric)) if y is not None), None)
+
+    def first(self, metric: str) -> float | None:
+        """Return the value of a metric in round 1, in which nothing has come back to the clients yet."""
+        return next((real(r.metrics.get(metric)) for r in self.rounds if r.round == 1), None)
+
+    def missing(self, score: str) -> str:
+        """Return why a score of the scoreboard is not known, in a few words."""
+        if score in ("student", "pooled") and self.config.get("student") == "none":
+            return "no student (student = none)"
+        if score == "ensemble" and self.config.get("keys") == "classes":
+            return "not about samples (keys = classes)"
+        if score == "pooled" and self.config.get("pooled") is False:
+            return "not trained (pooled = false)"
+        return "not measured (evaluate = false)" if self.config.get("evaluate") is False else "not known"
 
     def statuses(self, key: str) -> list[str]:
         """Return how a client did in each round in which it was asked."""

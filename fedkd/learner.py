@@ -41,6 +41,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 """What the options of our own learners may be, and how to say it."""
 
 
+LEAST = {"cnn": 4, "lenet": 16, "torchvision": 1}
+"""Height and width of the smallest images that our networks take; all other learners take inputs of any shape."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How a model learns: passes over private data and over soft labels, batch size, Adam's step, the loss.
@@ -301,10 +305,31 @@ def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, s
     return Adapted(model, spec)
 
 
+TORCHVISION = {
+    "alexnet": "alexnet",
+    "convnext": "convnext_tiny",
+    "densenet": "densenet121",
+    "efficientnet": "efficientnet_b0",
+    "mobilenet": "mobilenet_v2",
+    "regnet": "regnet_y_400mf",
+    "resnet": "resnet18",
+    "resnext": "resnext50_32x4d",
+    "shufflenet": "shufflenet_v2_x0_5",
+    "squeezenet": "squeezenet1_1",
+    "vgg": "vgg11",
+    "vit": "vit_b_16",
+}
+"""Families of torchvision's networks that people ask for by name, each with one of its members."""
+
+
 def check(spec: str) -> None:
     """Raise :class:`SpecError` unless ``spec`` is a registered learner or reads like ``module:factory``."""
     if _is_factory(spec):
         return
+    family = next((one for one in TORCHVISION if re.fullmatch(rf"{one}([\d_]\w*)?", spec)), None)
+    if family is not None:
+        name = TORCHVISION[family] if spec == family else spec
+        raise SpecError(f"unknown learner {spec!r}. Did you mean torchvision(name={name!r})?")
     if spec.isidentifier() and spec not in learner.names() and not did_you_mean(spec, learner.names()):
         known = ", ".join(learner.names())
         raise SpecError(
@@ -315,6 +340,16 @@ def check(spec: str) -> None:
         right, words = RANGES.get(option, (None, ""))
         if right is not None and part.func.__module__ == __name__ and not right(value):
             raise SpecError(f"learner {spec!r}: {option!r} must be {words}, got {value}.")
+
+
+def check_shape(spec: str, shape: Shape) -> None:
+    """Raise :class:`SpecError` if ``spec`` is a network for images and ``shape`` (C, H, W) is none, or too small."""
+    name = spec.partition("(")[0].strip()
+    least = LEAST.get(name, 0)
+    if least and (len(shape) != 3 or min(shape[1:]) < least):
+        raise SpecError(
+            f"learner {spec} needs images (channels, height, width) of at least {least}x{least}, got {shape}."
+        )
 
 
 def check_mix(spec: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
+from fedkd.learner import check_shape
 
 
 def build(kind: str, shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
@@ -54,7 +55,7 @@ class MaxPool(nn.Module):
 
 def cnn(shape: tuple[int, ...], classes: int, *, width: int, hidden: int) -> nn.Module:
     """Two 3x3 convolutions, each with ReLU and 2x2 pooling, then one hidden layer."""
-    channels, height, breadth = image(shape, "cnn", 4)
+    channels, height, breadth = image(shape, "cnn")
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
         nn.ReLU(),
@@ -71,7 +72,7 @@ def cnn(shape: tuple[int, ...], classes: int, *, width: int, hidden: int) -> nn.
 
 def lenet(shape: tuple[int, ...], classes: int, *, dropout: float) -> nn.Module:
     """5x5 convolutions of 10 and 20 maps, each pooled, then 50 hidden units: 21,840 parameters at 1x28x28."""
-    channels, height, breadth = image(shape, "lenet", 16)
+    channels, height, breadth = image(shape, "lenet")
     flat = 20 * (((height - 4) // 2 - 4) // 2) * (((breadth - 4) // 2 - 4) // 2)
     return nn.Sequential(
         nn.Conv2d(channels, 10, 5),
@@ -116,7 +117,7 @@ def from_torchvision(shape: tuple[int, ...], classes: int, *, name: str, size: i
     known = models.list_models(module=models)  # classifiers only: those that detect would download a backbone
     if name not in known:
         raise SpecError(f"torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
-    image(shape, f"torchvision({name!r})", 1)
+    image(shape, f"torchvision({name!r})")
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     network = FromTorchvision(models.get_model(name, weights=None, num_classes=classes, **options), size).eval()
     try:
@@ -127,12 +128,9 @@ def from_torchvision(shape: tuple[int, ...], classes: int, *, name: str, size: i
     return network
 
 
-def image(shape: tuple[int, ...], who: str, least: int) -> tuple[int, int, int]:
-    """Return (channels, height, width) of an image shape, or say that ``who`` cannot take these inputs."""
-    if len(shape) != 3 or min(shape[1:]) < least:
-        raise SpecError(
-            f"learner {who} needs images (channels, height, width) of at least {least}x{least}, got {shape}."
-        )
+def image(shape: tuple[int, ...], who: str) -> tuple[int, int, int]:
+    """Return (channels, height, width) of an image shape, or say that the learner ``who`` cannot take these inputs."""
+    check_shape(who, shape)
     return shape[0], shape[1], shape[2]
 
 

@@ -79,4 +79,5 @@ def thinned(line: Sequence[T]) -> list[T]:
 
 def line_legend(lines: Sequence[Line]) -> list[tuple[str, str]]:
     """Return the items of a legend that names each line."""
-    return [(swatch("line", line.color, line.dash), line.name) for line in lines]
+    kind = "line" if any(len(line.points) > 1 for line in lines) else "dot"  # a single point is drawn as a dot
+    return [(swatch(kind, line.color, line.dash), line.name) for line in lines]

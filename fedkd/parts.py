@@ -11,6 +11,7 @@ import numpy as np
 from fedkd import augment, defense, learner, lesson, losses, release, schedule, transfer
 from fedkd.aggregation import aggregator
 from fedkd.attack import attack, dishonest
+from fedkd.dataset import check as check_data
 from fedkd.dataset import dataset
 from fedkd.errors import ConfigError, FedkdError, SpecError, did_you_mean
 from fedkd.expertise import expertise
@@ -125,6 +126,7 @@ def _try_partition(spec: str) -> None:
 
 CHECKS: dict[str, Callable[[str], Any]] = {
     **{key: registry.build for key, registry in REGISTRIES.items()},
+    "data": check_data,
     "transfer": transfer.check,
     "partition": _checked("partition", _try_partition),
     "attack": _checked("attack", _try_attack),

@@ -18,12 +18,13 @@ from rich.table import Table
 from fedkd import dataset, transfer
 from fedkd.client import Answer, spec_of
 from fedkd.codec import Known, encode_query, encode_release, remember, remember_feedback
-from fedkd.config import Config
+from fedkd.config import Config, mixed
 from fedkd.errors import DataError
 from fedkd.expertise import GATES, STATIC
 from fedkd.flower.messages import answer_content, query_content, size_of
-from fedkd.learner import learner
+from fedkd.learner import LEAST, check_shape, learner
 from fedkd.memory import Memory, Pool
+from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
 from fedkd.privacy.report import spent_in
@@ -32,6 +33,7 @@ from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
 from fedkd.release import form, prepare
+from fedkd.scoreboard import ALONE
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array, normalize
 from fedkd.units import size
@@ -164,13 +166,14 @@ class Plan:
         ours, theirs = (self.up + self.down) / len(self.rounds), 2 * each
         ratio = f"{_times(theirs / ours)} more" if theirs >= ours else f"{_times(ours / theirs)} less"
         who = f"FedAvg is impossible here ({why}); with {self.fedavg.of} for all it" if why else "FedAvg"
+        kind = f"FedAvg with {self.fedavg.of} for all" if why else "FedAvg"
         lines = [f"{who} would send {size(each)} each way: {ratio} than this run in an average round"]
         counted = {"messages": 0}
         if self.handed_out and not _carried(self.config):
             counted["messages and transfer set"] = self.handed_out
         for words, start in counted.items():
             if len(self.rounds) == 1:
-                lines.append(f"{words}: as much as {(self.up + self.down + start) / theirs:.2g} rounds of FedAvg")
+                lines.append(f"{words}: as much as {(self.up + self.down + start) / theirs:.2g} rounds of {kind}")
             else:
                 lines.append(_turning(*self.cheaper(start), words))
         return lines
@@ -178,7 +181,10 @@ class Plan:
 
 def plan(config: Config) -> Plan:
     """Return what a run of ``config`` will send, as far as that can be known before."""
+    check_attack(config)
     data = measures(config.data, labeled=True)
+    for spec in (*mixed(config.learner)[: config.clients], config.student):
+        check_shape(spec, data.shape)
     public = transfer_measures(config, data)
     sent = plan_rounds(config, public.rows, data.classes)
     return Plan(config, public, tuple(sent), fedavg(config, data.shape, data.classes), tuple(_bounds(config)))
@@ -257,7 +263,9 @@ def turn(ours: Sequence[int], theirs: int, start: int = 0) -> tuple[bool, int | 
 def fedavg(config: Config, shape: tuple[int, ...], classes: int) -> FedAvg:
     """Return what FedAvg would send with the clients' architecture; with the student's where they have several."""
     specs = sorted({spec_of(config, k) for k in range(config.clients)})
-    if len(specs) == 1:
+    if config.clients == 1:
+        why = ALONE
+    elif len(specs) == 1:
         count = parameters(specs[0], shape, classes)
         if count is None:
             return FedAvg(None, specs[0], f"how many parameters {specs[0]} has, only torch can tell")
@@ -284,8 +292,7 @@ def parameters(spec: str, shape: tuple[int, ...], classes: int) -> int | None:
         return _dense([math.prod(shape), *[given["hidden"]] * given.get("layers", 1), classes])
     if name not in ("cnn", "lenet"):
         return 0
-    least = {"cnn": 4, "lenet": 16}[name]
-    if len(shape) != 3 or min(shape[1:]) < least:
+    if len(shape) != 3 or min(shape[1:]) < LEAST[name]:
         return None
     if name == "lenet":
         flat = 20 * math.prod(((side - 4) // 2 - 4) // 2 for side in shape[1:])

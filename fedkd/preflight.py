@@ -13,6 +13,7 @@ import traceback
 
 import numpy as np
 
+from fedkd.attack import attack, dishonest
 from fedkd.augment import augment
 from fedkd.client import training_of
 from fedkd.config import Config, mixed
@@ -20,6 +21,7 @@ from fedkd.errors import ConfigError, DataError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.learner import make_learner
 from fedkd.memory import Memory, Pool
+from fedkd.random import generator
 from fedkd.select import select
 
 ABSENT = re.compile(r"(?:\w+\.)*(\w+)\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.+)")
@@ -33,6 +35,7 @@ def check_data(config: Config) -> Federation:
 
     Loads no framework. Tries the first selection, too, which must fit the transfer set.
     """
+    check_attack(config)
     try:
         shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
     except OSError as error:
@@ -51,6 +54,18 @@ def check_data(config: Config) -> Federation:
         )
         select.build(config.select)(pool, np.random.default_rng(0))
     return shared
+
+
+def liars(config: Config) -> int:
+    """Return how many clients of a simulation attack."""
+    return len(dishonest(attack.build(config.attack)(), config.clients, generator(config.seed, "attack")))
+
+
+def check_attack(config: Config) -> None:
+    """Raise :class:`ConfigError` if a share of liars is asked for and there are too few clients for a single one."""
+    if attack.build(config.attack)().share > 0 and not liars(config):
+        of = f"0 of {config.clients} client{'s' if config.clients > 1 else ''} lie"
+        raise ConfigError(f"attack = {config.attack!r}: {of}, its share is rounded down; raise share or clients")
 
 
 def check_models(config: Config, shared: Federation) -> None:

@@ -48,6 +48,7 @@ class Registry:
 
     def build(self, spec: str) -> functools.partial[Any]:
         """Return the part with its options bound; raise :class:`SpecError` with the nearest match."""
+        self._refuse_nameless(spec)
         name, given = parse(spec)
         if name not in self._parts:
             hint = did_you_mean(name, self._parts)
@@ -67,6 +68,14 @@ class Registry:
             if key in given:
                 given[key] = _typed(given[key], option.annotation, f"{self.kind} {name!r}: {key!r}")
         return functools.partial(self._parts[name], **given)
+
+    def _refuse_nameless(self, spec: str) -> None:
+        """Say how to write ``dirichlet(0.1)``, whose option has no name."""
+        name, bare = _nameless(spec)
+        options = list(_options(self._parts[name])) if name in self._parts else []
+        if bare and len(bare) <= len(options):
+            named = ", ".join(f"{key}={value}" for key, value in zip(options, bare, strict=False))
+            raise SpecError(f"{self.kind} {name!r}: options need their names, as in {name}({named}).")
 
     def chain(self, spec: str) -> list[functools.partial[Any]]:
         """Return the parts of ``"a | b(x=1)"``, to be applied from the left."""
@@ -96,6 +105,18 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     raise SpecError(f"cannot read {spec!r}; write it like 'name' or 'name(option=value)'.{_unquoted(text)}")
+
+
+def _nameless(spec: str) -> tuple[str, list[str]]:
+    """Return the name and the values of ``"name(value, ...)"``, which has no names of options; else nothing."""
+    try:
+        node = ast.parse(spec.strip(), mode="eval").body
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return "", []
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.keywords:
+        return "", []
+    literals = all(isinstance(one, ast.Constant | ast.Tuple | ast.UnaryOp) for one in node.args)
+    return (node.func.id, [ast.unparse(one) for one in node.args]) if literals else ("", [])
 
 
 UNQUOTED = re.compile(

@@ -153,8 +153,23 @@ def form(chain: str) -> Release:
     return prepare(chain, nothing, np.random.default_rng(0))
 
 
+FINER = {"label": ("float32", "float16", "top_k", "quantize"), "grid": ("float32", "float16")}
+"""Kind of encoding to the mechanisms that tell nothing more of it and cost more."""
+
+
 def check(chain: str) -> None:
-    """Raise :class:`SpecError` unless ``chain`` can be built and its parts agree."""
-    if not mechanism.chain(chain):
+    """Raise :class:`SpecError` unless ``chain`` can be built and its parts agree.
+
+    What already lies on a coarse grid cannot be told better by a finer encoding, only at a higher price.
+    """
+    steps = mechanism.chain(chain)
+    if not steps:
         raise SpecError("a release needs at least one mechanism, as in 'float16'.")
-    prepare(chain, Release(np.ones((0, 1), np.float32), np.ones(0, np.float32)), np.random.default_rng(0))
+    release = Release(np.ones((0, 1), np.float32), np.ones(0, np.float32))
+    prepare(chain, release, np.random.default_rng(0))
+    for step in steps:
+        name, before = step.func.__name__, release.encoding
+        if name in FINER.get("label" if before == "label" else before[:4], ()):
+            what = "rows hold one class only" if before == "label" else "rows hold few levels only"
+            raise SpecError(f"chain {chain!r}: {what}, and {name!r} would send them at full price; drop {name!r}.")
+        release = step(release, np.random.default_rng(0))

@@ -306,9 +306,10 @@ def replay(
     directory.finish(summary, student)
     if values:
         _save_values(path / "value.json", config, summary, values)
-    notes = value_caveats(config) if values else []
+    notes = [*value_caveats(config), *_steps(loop, students)] if values else []
     if summary["replay_of"]["identical"]:
-        notes.append(f"Nothing was changed: student and metrics equal those of {recording.name}, bit for bit.")
+        what = "With all clients" if values else "Nothing was changed"
+        notes.append(f"{what}: student and metrics equal those of {recording.name}, bit for bit.")
     elif summary["replay_of"]["exact"]:
         notes.append("Exact: a run with these settings would have made the same student.")
     return Replay(path, student, loop.state.reports, summary, values, notes)
@@ -350,6 +351,14 @@ def value_caveats(config: Config) -> list[str]:
         f"NOT exact (feedback = {config.feedback}): a client's ballots are left out; what it taught the others in "
         "earlier rounds is still in theirs."
     ]
+
+
+def _steps(loop: Replayed, students: bool) -> list[str]:
+    """Return what a single row is worth: a value of a few rows may be chance."""
+    teacher = loop.state.teacher
+    rows = {} if teacher is None else {"transfer set": int(teacher.answered.sum())}
+    rows |= {"test set": len(loop.recording.shared.dataset.y_test)} if students else {}
+    return [f"One row of the {name} is {100 / count:.2g} points." for name, count in rows.items() if count]
 
 
 def value_table(values: Sequence[Value]) -> Table:

@@ -8,6 +8,7 @@ in :mod:`fedkd.journal`, the panels are in :mod:`fedkd.report_panels` and
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fedkd import report_panels as panels
 from fedkd.errors import FedkdError
 from fedkd.files import write_atomic
 from fedkd.journal import SUMMARY, Run, listed, part, read_run, real
-from fedkd.page import ROWS, DataTable, page
+from fedkd.page import ROWS, DataTable, Panel, page
 from fedkd.report_template import REPORT
 from fedkd.units import gap, percent, plain, points, short, size
 
@@ -28,6 +29,12 @@ SECTIONS = {
     "Can its answers be trusted?": (panels.reliability, panels.confusion, panels.loss, panels.entropy),
     "What does it give away?": (panels.released,),
 }
+ASKS = {
+    "confusion": "student",
+    "clients": "local_mean",
+    **dict.fromkeys(("accuracy", "bytes", "reliability", "loss"), "ensemble"),
+}
+"""Panel to the score without which it has nothing to draw."""
 
 
 def write_report(run: Path) -> Path:
@@ -57,13 +64,19 @@ def render(run: Run) -> str:
         verdict=_verdict(run),
         tiles=_tiles(run),
         sections=[
-            {"title": title, "panels": [card for panel in cards if (card := panel(run))]}
+            {"title": title, "panels": [_explained(run, card) for panel in cards if (card := panel(run))]}
             for title, cards in SECTIONS.items()
         ],
         command=short(str(provenance.get("command") or ""), 2000),
         provenance=DataTable("Provenance", ["what", "value"], rows[:ROWS], text=frozenset({1})),
         config="\n".join(short(line, 300) for line in lines[:200]),
     )
+
+
+def _explained(run: Run, card: Panel) -> Panel:
+    """Return a card that has nothing to draw with the reason, where the configuration tells it."""
+    why = run.missing(ASKS[card.id]) if card.id in ASKS and not card.svg else "not known"
+    return card if why == "not known" else replace(card, unknown=f"{why[0].upper()}{why[1:]}.")
 
 
 def _words(key: str) -> str:
@@ -81,8 +94,14 @@ def _facts(run: Run) -> list[str]:
         if (many := real(data.get(key))) is not None:
             facts.append(_count(int(many), word))
     facts += [_count(len(run.clients), "client"), _count(len(run.rounds), "round")]
+    acts = [row["dishonest"] for row in part(run.summary, "clients").values() if _told(row, "dishonest")]
+    facts += [f"{sum(map(bool, acts))} of {_count(len(acts), 'client')} lie"] if acts else []
     seed = part(run.summary, "provenance").get("seed", run.config.get("seed"))
     return facts + ([f"seed {short(plain(seed), 20)}"] if seed is not None else [])
+
+
+def _told(row: object, key: str) -> bool:
+    return isinstance(row, dict) and key in row
 
 
 def _privacy(run: Run) -> dict[str, Any]:
@@ -118,26 +137,34 @@ def _verdict(run: Run) -> dict[str, Any]:
     student, mean, best = (real(board.get(key)) for key in ("student", "local_mean", "local_best"))
     pooled, up = real(board.get("pooled")), real(board.get("bytes_up_per_client"))
     sentences, bad = [], False
-    if student is None:
+    only, first = len(run.clients) == 1, None if run.alone else run.first("local_mean")
+    before = f"{'the only' if only else 'the average'} client alone, as it was in round 1"
+    if student is None and run.config.get("student") == "none":
+        lead = "This run has no student (student = none)."
+        if mean is not None:
+            bad = first is not None and mean < first
+            lead = f"The clients' own models answer {percent(mean)} of the test set correctly on average."
+            if only:
+                lead = f"The client's own model answers {percent(mean)} of the test set correctly."
+            sentences += [f"That is {gap(mean - first)} {before}."] if first is not None else []
+            sentences += [f"The best one answers {percent(best)}."] if best is not None and not only else []
+            sentences.append("There is no student (student = none).")
+    elif student is None:
         lead = "The student's accuracy is not known in this run."
-        if run.config.get("student") == "none":
-            sentences.append("There is none: student = none.")
-        else:
-            sentences.append("It takes evaluate = true and a server that holds labeled test data.")
+        sentences.append("It takes evaluate = true and a server that holds labeled test data.")
     elif mean is None:
         lead = f"The student answers {percent(student)} of the test set correctly."
-        sentences.append("How good the clients are alone is not known, so neither is the gain.")
+        sentences.append("How good the clients' own models are is not known, so neither is the gain.")
     else:
         bad = student < (mean if best is None else best)
         lead = f"The student answers {percent(student)} of the test set correctly,"
-        than_best = "." if best is None else f" and {gap(student - best)} the best one."
-        sentences.append(f"{gap(student - mean)} the average client alone{than_best}")
+        than_best = "." if best is None or only else f" and {gap(student - best)} the best one."
+        sentences.append(f"{gap(student - mean)} {clients.average(run)}{than_best}")
         if best is not None and bad:
-            sentences.append(
-                "So the best client is better off with its own model."
-                if student >= mean
-                else "Distillation made things worse: look at the teacher and at the transfer set."
-            )
+            better = f"So {'the' if only else 'the best'} client is better off with its own model."
+            worse = "Distillation made things worse: look at the teacher and at the transfer set."
+            sentences.append(worse if student < (mean if run.alone else first or 0.0) else better)
+        sentences += [f"It is {gap(student - first)} {before}."] if first is not None else []
     if student is not None and pooled is not None:
         sentences.append(f"It is {gap(student - pooled)} a model trained on everyone's data in one place.")
     if up is not None:
@@ -168,7 +195,7 @@ def _tiles(run: Run) -> list[dict[str, Any]]:
     def tile(key: str, label: str, aside: str, *, against: bool = True) -> dict[str, Any]:
         known = value[key]
         if known is None:
-            return {"label": label, "value": "–", "share": None, "aside": "not known"}
+            return {"label": label, "value": "–", "share": None, "aside": run.missing(key)}
         if against and student is not None:
             aside = f"student {points(student - known)} points"
         return {
@@ -194,10 +221,10 @@ def _tiles(run: Run) -> list[dict[str, Any]]:
         }
     else:
         fedavg = {"value": "–", "aside": "not known"}
+    own = [tile("local_mean", "Average client", "test accuracy"), tile("local_best", "Best client", "test accuracy")]
     return [
         tile("student", "Student", "of the test set right", against=False),
-        tile("local_mean", "Average client", "test accuracy"),
-        tile("local_best", "Best client", "test accuracy"),
+        *([tile("local_mean", "The only client", "test accuracy")] if len(run.clients) == 1 else own),
         tile("ensemble", "Ensemble", "on the transfer set", against=False),  # not the test set
         tile("pooled", "Pooled data", "test accuracy"),
         {

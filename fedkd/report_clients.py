@@ -19,8 +19,15 @@ CLASSES = 20  # columns of a chart over classes
 SHARES = [(i + 1) / charts.LEVELS for i in range(charts.LEVELS)]
 
 
+def average(run: Run) -> str:
+    """Return whom a student is compared with: the clients are alone only until something has come back to them."""
+    who = "the only client" if len(run.clients) == 1 else "the average client"
+    return f"{who} alone" if run.alone else f"{who}'s own model"
+
+
 def gain(run: Run) -> Panel:
-    """Accuracy of each client's own model before and after."""
+    """Accuracy of each client's own model, before and after where there are several rounds."""
+    once = len(run.rounds) == 1  # first and last are one: nothing could change
     stated = part(run.summary, "clients")
     pairs: dict[str, tuple[float | None, float | None]] = {}
     for key in run.clients:
@@ -29,26 +36,29 @@ def gain(run: Run) -> Panel:
         before, after = real(row.get("before")), real(row.get("after"))
         if told:
             before, after = told[0] if before is None else before, told[-1] if after is None else after
-        pairs[key] = before, after
+        pairs[key] = None if once else before, after
     known = keys = [key for key in run.clients if pairs[key] != (None, None)]
     gains = {key: after - before for key, (before, after) in pairs.items() if before is not None and after is not None}
     cut = ""
     if len(known) > CLIENTS:
-        ranked = sorted(known, key=lambda key: gains.get(key, 0.0))
+        ranked = sorted(known, key=lambda key: (pairs[key][1] or 0.0) if once else gains.get(key, 0.0))
         half = CLIENTS // 2
         keys = ranked[:half] + ranked[-half:]
-        cut = f" Drawn: the {half} clients that gained least and the {half} that gained most, of {len(known)}."
+        least, most = ("of lowest", "of highest accuracy") if once else ("that gained least", "that gained most")
+        cut = f" Drawn: the {half} clients {least} and the {half} {most}, of {len(known)}."
     student = real(run.scoreboard.get("student"))
     svg = charts.dumbbell_chart(
         [Pair(_client_name(run, key), *pairs[key]) for key in keys],
-        title="Accuracy of each client before and after",
+        title="Accuracy of each client" + ("" if once else " before and after"),
         x_label="test accuracy of the client's own model",
         reference=None if student is None else (student, f"student {percent(student)}"),
     )
     answer = f"{sum(g > 0 for g in gains.values())} of {len(gains)} own models got better." if gains else UNKNOWN
-    if gains and len(run.rounds) == 1:
+    if len(run.clients) == 1 and gains:
+        answer = f"Its own model has changed by {points(*gains.values())} points since the first round."
+    if once and known:
         answer = "After one round nothing has come back to the clients yet."
-    if gains and student is not None:
+    if known and len(run.clients) > 1 and student is not None:
         beaten = sum(after is not None and after < student for _, after in pairs.values())
         answer += f" The student beats the own model of {beaten} of {len(known)}."
     answer += cut
@@ -63,13 +73,14 @@ def gain(run: Run) -> Panel:
         for key in run.clients
     ]
     head = ["client", "architecture", "first round", "last round", "points"]
-    if len(run.rounds) == 1:  # first and last are one: nothing could change
-        rows = [row[:3] for row in rows]
-        head = ["client", "architecture", "accuracy"]
     items = [(swatch("ring", 3), "alone, first round"), (swatch("dot", 1), "after the last round")]
-    caption = f"Who gains from taking part? {answer}"
+    if once:
+        rows = [[*row[:2], row[3]] for row in rows]
+        head, items = ["client", "architecture", "accuracy"], [(swatch("dot", 1), "alone")]
+    asks = "How good is every client alone?" if once else "Who gains from taking part?"
     data = data_table(head, rows, what="clients")
-    return panel("clients", "Every client, before and after", caption, svg, items, data)
+    title = "Every client" + ("" if once else ", before and after")
+    return panel("clients", title, f"{asks} {answer}", svg, items, data)
 
 
 def held(run: Run) -> Panel | None:
@@ -101,7 +112,7 @@ def held(run: Run) -> Panel | None:
     answer = (
         f"A client holds {each[0]} to {each[-1]} of {classes} classes."
         if each[0] < each[-1]
-        else (f"Each client holds {each[0]} of {classes} classes.")
+        else f"{'Each' if len(keys) > 1 else 'The only'} client holds {each[0]} of {classes} classes."
     )
     cut = f" Drawn: the first {len(shown)} clients of {len(keys)}." if len(keys) > len(shown) else ""
     cut += f" Drawn: the first {columns} classes." if classes > columns else ""
@@ -113,7 +124,8 @@ def held(run: Run) -> Panel | None:
     items = [
         (swatch("level", f"level-{i + 1}"), f"up to {most * (i + 1) / charts.LEVELS:.0f}") for i in range(charts.LEVELS)
     ]
-    caption = f"How unlike are the clients' data? {answer} An empty cell: none of that class.{cut}"
+    asks = "How unlike are the clients' data?" if len(keys) > 1 else "What is there to learn from?"
+    caption = f"{asks} {answer} An empty cell: none of that class.{cut}"
     return panel("held", "What each client holds", caption, svg, items, data)
 
 
@@ -122,7 +134,7 @@ def outliers(run: Run) -> Panel | None:
     shared = bins(run)[2]
     known = {key: [real(part(r.clients, key).get("outlier")) for r in run.rounds] for key in run.clients}
     every = sorted(v for values in known.values() for v in values if v is not None)
-    if not every:
+    if not every or len(run.clients) == 1:  # whoever is alone cannot stand apart
         return None
     last = {key: next((v for v in reversed(values) if v is not None), None) for key, values in known.items()}
     keys, cut = _fewest(run.clients, {key: v or 0.0 for key, v in last.items()}, "that were farthest at last")
@@ -198,7 +210,8 @@ def presence(run: Run) -> Panel:
         for key in run.clients
     ]
     words = {"late": "late, of an earlier round", "silent": "silent until the deadline"}
-    items = [(swatch("status", status), words.get(status, status)) for status in charts.STATUSES]
+    seen = {status for statuses in tally.values() for status in statuses}
+    items = [(swatch("status", status), words.get(status, status)) for status in charts.STATUSES if status in seen]
     data = data_table(head, rows, what="clients")
     return panel("presence", "Who was there", f"Who answered, and when? {answer}", svg, items, data)
 

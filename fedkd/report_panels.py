@@ -10,7 +10,7 @@ from fedkd.charts import Band, Line, swatch
 from fedkd.journal import SUMMARY, Run, listed, part, real, round_bytes
 from fedkd.page import ROWS, UNKNOWN, DataTable, Panel, data_table, line_legend, panel, thinned
 from fedkd.records import RoundReport
-from fedkd.report_clients import bins
+from fedkd.report_clients import average, bins
 from fedkd.units import gap, percent, plain, seconds, short, size, three, whole
 
 CLASSES = 20  # of the confusion matrix; beyond that, the classes with the fewest mistakes are gathered
@@ -21,7 +21,7 @@ STUDENT_AND_TEACHER = (("student", 1, 0), ("teacher", 2, 1))  # name, color, das
 
 
 def accuracy(run: Run) -> Panel:
-    """Accuracy of the student, the ensemble and the clients alone over rounds."""
+    """Accuracy of the student, the ensemble and the clients' own models over rounds."""
     low, high = run.series("local_worst"), run.series("local_best")
     band = [(x, a, b) for (x, a), (_, b) in zip(low, high, strict=True)]
     lines = _accuracy_lines(run, [float(r.round) for r in run.rounds])
@@ -33,22 +33,27 @@ def accuracy(run: Run) -> Panel:
         x_format=whole,
         y_limits=(0.0, 1.0),
         whole_x=True,
-        band=Band(thinned(band), 3) if lines else None,
+        band=Band(thinned(band), 3) if lines and len(run.clients) > 1 else None,
     )
     student, mean = run.last("student"), run.last("local_mean")
-    answer = UNKNOWN
-    if student is not None and mean is not None:
-        answer = f"After round {run.rounds[-1].round} it is {gap(student - mean)} the average client."
+    answer, asks = UNKNOWN, "Is the student better than what clients have alone?"
+    if not run.alone:
+        asks = "Is the student better than the clients' own models, which have learned from what came back?"
+    if run.config.get("student") == "none":
+        asks = "How good are the clients' own models?"
+        if mean is not None:
+            answer = f"After round {run.rounds[-1].round} they answer {percent(mean)} correctly on average."
+    elif student is not None and mean is not None:
+        answer = f"After round {run.rounds[-1].round} it is {gap(student - mean)} {average(run)}."
     elif student is not None:
         answer = f"It reaches {percent(student)}; the clients' own accuracy is not known."
     names = ["student", "ensemble", "local_mean", "local_best", "local_worst", "coverage"]
     head = ["round", "student", "ensemble", "local mean", "local best", "local worst", "coverage"]
     rows = [[str(r.round), *(percent(real(r.metrics.get(name))) for name in names)] for r in run.rounds]
     items = line_legend(lines)
-    if any(a is not None and b is not None for _, a, b in band):
+    if len(run.clients) > 1 and any(a is not None and b is not None for _, a, b in band):
         items.append((swatch("band", 3), "worst to best client"))
-    caption = f"Is the student better than what clients have alone? {answer}"
-    return panel("accuracy", "Accuracy over rounds", caption, svg, items, data_table(head, rows))
+    return panel("accuracy", "Accuracy over rounds", f"{asks} {answer}", svg, items, data_table(head, rows))
 
 
 def accuracy_by_bytes(run: Run) -> Panel:
@@ -95,7 +100,7 @@ def _accuracy_lines(run: Run, xs: Sequence[float]) -> list[Line]:
     for name, metric, color, dash in (
         ("student", "student", 1, 0),
         ("ensemble, on the transfer set", "ensemble", 2, 1),
-        ("average client alone", "local_mean", 3, 0),
+        (average(run).removeprefix("the "), "local_mean", 3, 0),
     ):
         values = [y for _, y in run.series(metric)]
         if any(y is not None for y in values):

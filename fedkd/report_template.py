@@ -88,7 +88,8 @@ th, td { padding: 4px 0 4px 16px; border-bottom: 1px solid var(--faint); text-al
 thead th { color: var(--muted); font-weight: 600; }
 tbody th { font-weight: 400; }
 th:first-child { padding-left: 0; text-align: left; }
-.t { min-width: 8em; max-width: 40em; text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.t { min-width: 8em; max-width: 40em; text-align: left; white-space: normal; overflow-wrap: break-word; }
+#provenance .t { overflow-wrap: anywhere; }
 thead th.t { white-space: nowrap; }
 tr.best th, tr.best td { font-weight: 600; color: var(--accent); }
 pre { margin: 8px 0 0; padding: 12px 14px; overflow-x: auto; border-radius: 8px; background: var(--wash); }

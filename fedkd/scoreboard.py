@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,13 @@ from fedkd.learner import Learner, make_learner, see_public, set_threads
 from fedkd.privacy.report import statement
 from fedkd.random import derive, generator
 from fedkd.state import State
+
+LAG = 0.02
+"""How far a student may stay behind its teacher before that is worth a warning; both are measured on few rows."""
+OWN = ("expert", "one_shot", "tiny")
+"""Presets that are nobody else's method, so that another part may be advised."""
+ALONE = "one client has nobody to average with"
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def build_student(config: Config, shared: Federation, *, purpose: str = "student") -> Learner | None:
@@ -68,7 +78,7 @@ def summarize(
     reliability = {}
     if p is not None and test is not None:
         reliability["student"] = metrics.reliability(p, test[1])
-    if teacher is not None and shared.truth is not None and config.evaluate:
+    if teacher is not None and shared.truth is not None and config.evaluate and config.keys == "samples":
         reliability["teacher"] = metrics.reliability(teacher.p, shared.truth[teacher.indices])
     data = shared.dataset
     return {
@@ -101,32 +111,45 @@ def summarize(
         "confusion": metrics.confusion(p, test[1]) if p is not None and test is not None else None,
         "released": _released(config, state),
         "privacy": statement(config, len(state.reports)),
-        "warnings": warnings(config, board),
+        "warnings": warnings(config, board, first=first.metrics, test=len(data.y_test)),
     }
 
 
-def warnings(config: Config, board: dict[str, Any]) -> list[str]:
-    """Return what a user should know before believing the student, each with likely causes."""
-    found = []
+def warnings(config: Config, board: Mapping[str, Any], *, first: Mapping[str, Any] = EMPTY, test: int = 0) -> list[str]:
+    """Return what a user should know before believing the student, each with likely causes.
+
+    ``first`` are the metrics of round 1, when clients had learned from nobody else. Differences below two standard
+    errors of an accuracy on ``test`` samples are none.
+    """
     student, best, mean, ensemble = (board.get(k) for k in ("student", "local_best", "local_mean", "ensemble"))
-    if student is not None and best is not None and student < best:
+    if student is None or best is None:
+        return []
+    error = 2 * math.sqrt(student * (1 - student) / test) if test else 0.0
+    alone = config.rounds == 1 or config.feedback == "none"
+    alone_best, alone_mean = (best, mean) if alone else (first.get("local_best"), first.get("local_mean"))
+    found = []
+    if best - student > error:
         causes = []
-        if ensemble is not None and ensemble < best:
-            untried = [] if config.expertise.startswith("density") else ["expertise = density"]
-            untried += [] if config.sharpen.startswith("power") else ["sharpen = power"]
-            causes.append("the ensemble is below it too" + (f": try {' or '.join(untried)}" if untried else ""))
-        elif ensemble is not None and ensemble - student > 0.03:
+        if ensemble is not None and ensemble - student > LAG:
             causes.append(
                 "the student lags behind its teacher: raise distill_epochs, enlarge the transfer set or student"
             )
-        else:
+        if ensemble is not None and ensemble < best:
+            untried = ["expertise = density"] if config.expertise == "uniform" else []
+            untried += ["sharpen = power"] if config.sharpen == "none" else []
+            advice = f": try {' or '.join(untried)}" if untried and config.preset in OWN else ""
+            causes.append(f"the ensemble is below it too{advice}")
+        if not causes and alone_best is not None and alone_best > student:
             causes.append("one client holds most of what there is to know, or the transfer set is small")
+        if not causes:
+            causes.append("clients learn from the ensemble and from data of their own, which the student never sees")
+        which = "the best local model" if config.clients > 1 else "the only client's own model"
+        found.append(f"the student ({student:.1%}) is below {which} ({best:.1%}). Likely: {'; '.join(causes)}.")
+    if config.clients > 1 and alone_mean is not None and alone_mean - student > error:
+        when = "" if alone else " of round 1"
         found.append(
-            f"the student ({student:.1%}) is below the best local model ({best:.1%}). Likely: {'; '.join(causes)}."
-        )
-    if student is not None and mean is not None and student < mean:
-        found.append(
-            f"the student ({student:.1%}) is below the average local model ({mean:.1%}): distillation made it worse."
+            f"the student ({student:.1%}) is below the average local model{when} ({alone_mean:.1%}): "
+            "distillation made it worse."
         )
     return found
 
@@ -155,6 +178,8 @@ def _held(shared: Federation) -> dict[str, list[int]]:
 
 def _fedavg(config: Config, shared: Federation) -> dict[str, Any]:
     """Return what averaging weights would send each way, or why it cannot be done in this federation."""
+    if config.clients == 1:
+        return {"possible": False, "why": ALONE, "bytes_per_client_round": None}
     built = {}
     for key in range(config.clients):
         spec = spec_of(config, key)

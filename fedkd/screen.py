@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fedkd.config import Config, mixed
 from fedkd.errors import QuorumError
+from fedkd.preflight import liars
 from fedkd.records import RoundReport
 from fedkd.rounds import folded
 from fedkd.units import size
@@ -26,9 +27,11 @@ SPARKS = "▁▂▃▄▅▆▇█"
 class Screen:
     """An observer of a run. Use as a context manager; ``plain`` is chosen where the output is no terminal."""
 
-    def __init__(self, config: Config, name: str, console: Console | None = None) -> None:
-        """Prepare to show the run ``name``."""
-        self.config, self.name = config, name
+    def __init__(
+        self, config: Config, name: str, console: Console | None = None, *, without: Collection[int] = ()
+    ) -> None:
+        """Prepare to show the run ``name``; the clients in ``without`` are left out of it."""
+        self.config, self.name, self.without = config, name, without
         self.console = console or Console(highlight=False, width=None)
         self.plain = not self.console.is_terminal
         self.reports: list[RoundReport] = []
@@ -90,7 +93,11 @@ class Screen:
             soft_wrap=True,
         )
         self.console.print(f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}")
-        self.console.print(f"  clients   {config.clients}: {escape(f'{models}; student {config.student}')}")
+        count = f"{config.clients - len(self.without)} of {config.clients}" if self.without else f"{config.clients}"
+        lie = f"; {liars(config)} of {config.clients} lie, attack {config.attack}" if config.attack != "none" else ""
+        self.console.print(f"  clients   {count}: {escape(f'{models}; student {config.student}{lie}')}")
+        if self.without:
+            self.console.print(f"  without   {', '.join(map(str, sorted(self.without)))}")
         if config.protect == "none" or config.noise != "system":
             why = "protect = none" if config.protect == "none" else "noise = seeded"
             self.console.print(f"  privacy   [bold red]NONE[/bold red] ({why})")
@@ -136,11 +143,11 @@ def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) 
     board = summary["scoreboard"]
     console.print()
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    own = (("best local model", "local_best"), ("mean local model", "local_mean"))
     for label, key in (
         ("student", "student"),
         ("ensemble (on the transfer set)", "ensemble"),
-        ("best local model", "local_best"),
-        ("mean local model", "local_mean"),
+        *((("the only client's model", "local_mean"),) if len(summary["clients"]) == 1 else own),
         ("pooled-data reference", "pooled"),
     ):
         if board.get(key) is not None:

@@ -77,9 +77,10 @@ class Sweep:
         """Read all runs that are finished by now."""
         keys = tuple(dict.fromkeys(key for settings in self.variants.values() for key in settings))
         variants = []
-        for name, settings in self.variants.items():
+        for name in self.variants:
             runs = (Finished(job.config.seed, job.path.name, finished_run(job.path)) for job in self.of(name))
-            variants.append(Variant(name, settings, tuple(runs)))
+            resolved = self.of(name)[0].config.model_dump()  # a preset or a default may set what another case names
+            variants.append(Variant(name, {key: resolved[key] for key in keys}, tuple(runs)))
         return Findings(self.name, keys, tuple(variants))
 
 

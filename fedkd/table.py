@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,12 +24,26 @@ from fedkd.charts import COLORS, Line
 from fedkd.journal import Run, real, total
 from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
 from fedkd.report_template import COMPARISON
-from fedkd.units import percent, seconds, short, size, whole
+from fedkd.units import percent, pieces, seconds, short, size, whole
 
 SCORES = ("student", "ensemble", "local_mean", "local_best", "pooled")
 COSTS = ("bytes_up_per_client", "bytes_down_per_client", "bytes_up", "bytes_down", "seconds")
 DRAWN = 24  # lines that a chart can tell apart: eight colors times three dashes
 LISTED = 200  # variants in the table of the page
+
+
+class Cell:
+    """Text in a terminal's table, which may break between settings and never inside a number."""
+
+    def __init__(self, text: str) -> None:
+        """Hold ``text``, which is printed as it is."""
+        self.text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("\n".join(pieces(self.text, options.max_width)), overflow="fold")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, len(self.text)).with_maximum(options.max_width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +67,7 @@ class Finished:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """One combination of settings: those that set it apart from the others, and its runs, one for each seed."""
+    """One combination of settings and its runs, one for each seed; ``settings`` has all keys that differ in a sweep."""
 
     name: str
     settings: Mapping[str, Any]
@@ -109,8 +125,8 @@ class Findings:
         for head in HEADS:
             table.add_column(head, justify="right", no_wrap=True)
         for i, variant in enumerate(self.variants):
-            cells = [variant.name, *_cells(variant)]
-            table.add_row(*(Text(cell) for cell in cells), style="bold" if i == self.best else "")
+            cells: list[RenderableType] = [Cell(variant.name), *map(Text, _cells(variant))]
+            table.add_row(*cells, style="bold" if i == self.best else "")
         return table
 
     def csv(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.dataset import Dataset, as_inputs, dataset, fingerprint, read
+from fedkd.dataset import Dataset, as_inputs, check_ending, dataset, fingerprint, read
 from fedkd.errors import DataError, SpecError, did_you_mean
 from fedkd.records import TransferSet
 from fedkd.registry import Registry, parse
@@ -36,6 +36,7 @@ def split(data: Dataset, rng: np.random.Generator, *, size: int = 400) -> tuple[
 
 def check(spec: str) -> functools.partial[Any]:
     """Return the built part of a transfer spec without loading anything; raise :class:`SpecError` if there is none."""
+    check_ending(spec)
     name, _ = parse(spec)
     for registry in (transfer, dataset):
         if name in registry.names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 
 def percent(value: float | None) -> str:
@@ -69,6 +70,23 @@ def plain(value: object) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def pieces(text: str, width: int) -> list[str]:
+    """Return the lines of ``text``: at most ``width`` letters where breaks after a space or any of ``,(|`` allow it.
+
+    What is longer still is broken after ``=``, never inside a value.
+
+    >>> pieces("distill=kl(temperature=1.0)", 16)
+    ['distill=kl(', 'temperature=1.0)']
+    """
+    lines = [""]
+    for one in re.findall(r"[^\s,(|]*[\s,(|]+|[^\s,(|]+", text):
+        for piece in re.findall(r"[^=]*=?", one)[:-1] if len(one.rstrip()) > width else [one]:
+            if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
 def short(text: str, most: int) -> str:

@@ -160,3 +160,23 @@ def test_any_values_give_a_well_formed_chart_within_its_frame(rows, log_x):
     dumbbell = charts.dumbbell_chart([Pair(str(i), a, b) for i, (a, b) in enumerate(rows)], title="t", x_label="x")
     if dumbbell:
         ET.fromstring(dumbbell)
+
+
+@pytest.mark.parametrize("points", [[95e3, 2e6], [21e3, 30e6], [118.1e3, 119e3], [7.0], [0.4, 3e9]])
+def test_a_logarithmic_axis_has_a_tick_at_or_before_its_first_point(points):
+    line = Line("student", [(x, 0.5) for x in points])
+    svg = charts.line_chart([line], title="t", x_label="x", y_label="y", log_x=True)
+    ticks = [float(d[1:].split()[0]) for d in re.findall(r'class="axis-line" d="(M[\d. ]+)v4"', svg)]
+    first = min(float(x) for x in re.findall(r'class="dot s1" cx="([\d.]+)"', svg))
+    assert min(ticks) <= first + 0.1
+    assert all(0 <= tick <= charts.WIDTH for tick in ticks)
+
+
+def test_the_tick_before_the_first_is_of_the_same_kind():
+    assert charts.log_ticks(90e3, 2.1e6, first=95e3) == [5e4, 1e5, 2e5, 5e5, 1e6, 2e6]
+    assert charts.log_ticks(800, 2e6, first=900) == [1e2, 1e3, 1e4, 1e5, 1e6]
+
+
+def test_a_dumbbell_without_a_before_has_no_column_of_points():
+    svg = charts.dumbbell_chart([Pair("0", None, 0.7)], title="t", x_label="x")
+    assert "points" not in _texts(svg) and "ring" not in svg and ">0: 70.0%<" in svg

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +69,8 @@ def test_report_and_compare_work_on_a_finished_run(finished):
     assert done.returncode == 0, done.stderr
     assert "small" in done.stdout
     assert (folder / "runs" / "compare.html").exists()
+    assert fedkd("compare", "small", "--output", "elsewhere.html", cwd=folder).stdout.endswith("page elsewhere.html\n")
+    assert (folder / "elsewhere.html").exists()
 
 
 def test_resuming_a_finished_run_changes_nothing(finished):
@@ -75,6 +78,10 @@ def test_resuming_a_finished_run_changes_nothing(finished):
     before = (folder / "runs/small/metrics.jsonl").read_text()
     done = fedkd("resume", "small", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "runs/small is already finished: 2 of 2 rounds\n"
+        "for more, raise rounds in runs/small/config.toml and resume it again\n"
+    )
     assert (folder / "runs/small/metrics.jsonl").read_text() == before
 
 
@@ -85,6 +92,9 @@ def test_resuming_a_finished_run_changes_nothing(finished):
         (["run", "--set", "aggregate=medain"], "Did you mean 'median'?"),
         (["run", "--preset", "dsfl"], "unknown preset 'dsfl'. Did you mean 'ds_fl'?"),
         (["run", "--engine", "flowr"], "unknown engine 'flowr'. Did you mean 'flower'?"),
+        (["run", "--preset", "DS-FL"], "unknown preset 'DS-FL'. Did you mean 'ds_fl'?"),
+        (["run", "--name", "a", "--set", "output=b"], "--name a and output = 'b' both name the run"),
+        (["config", "check", "--set", "attack=lma", "--set", "clients=2"], "0 of 2 clients lie"),
         (["run", "--name", "../x"], "--name must be a plain folder name"),
         (["run", "--config", "none.toml"], "cannot read configuration 'none.toml'"),
         (["run", "--set", "data=npz:none.npz"], "none.npz"),
@@ -139,7 +149,7 @@ def test_a_name_that_is_taken_is_not_overwritten(finished):
     folder, _ = finished
     done = fedkd("run", "--name", "small", cwd=folder)
     assert done.returncode == 2
-    assert "exists already" in done.stderr
+    assert "run 'small' exists already and is finished: choose another name\n" in done.stderr
 
 
 def test_config_show_prints_toml_with_origins(tmp_path):
@@ -150,7 +160,17 @@ def test_config_show_prints_toml_with_origins(tmp_path):
 
 
 def test_config_check_accepts_what_is_right(tmp_path):
-    assert "valid" in fedkd("config", "check", "--set", "rounds=9", cwd=tmp_path, check=True).stdout
+    said = fedkd("config", "check", "--preset", "tally", "--set", "rounds=9", cwd=tmp_path, check=True).stdout
+    assert said == "valid: preset tally and 1 setting; the data were not looked at (fedkd plan does)\n"
+    assert "valid: preset expert; the" in fedkd("config", "check", cwd=tmp_path, check=True).stdout
+    assert fedkd("--version", cwd=tmp_path).stdout == fedkd("version", cwd=tmp_path).stdout
+
+
+def test_a_warning_is_one_line_without_the_place_in_our_code(tmp_path):
+    np.savez(tmp_path / "gap.npz", x=np.zeros((60, 4), np.float32), y=np.array([0, 1, 3] * 20))
+    words = ["plan", "--set", "data=npz:gap.npz", "--set", "transfer=split(size=9)", "--set", "learner=mlp"]
+    done = fedkd(*words, "--set", "student=none", cwd=tmp_path)
+    assert done.stderr == "warning gap.npz: class 2 has no row; number the classes 0, 1, 2, ... or name them as text\n"
 
 
 def test_parts_lists_every_registry(tmp_path):

@@ -174,3 +174,26 @@ def test_settings_that_do_not_fit_the_row_are_told_in_full_below_the_table(tmp_p
     runs = [_run(tmp_path / str(i), [0.8], config={key: f"{key}{i}" for key in "abcde"}) for i in range(2)]
     text = _printed(compare_runs(runs))
     assert "2 more" in text and "a = a1, b = b1, c = c1, d = d1, e = e1" in text
+
+
+def test_a_run_without_a_student_is_named_and_not_in_the_legend(runs, tmp_path):
+    none = _run(tmp_path / "one-fd", [None], config={"student": "none"})
+    panel = re.search(r'<section class="card" id="rounds".*?</section>', compare_runs([*runs, none]).html(), re.S)[0]
+    assert "No student: one-fd." in panel
+    assert "one-fd" not in re.search(r'<ul class="legend">.*?</ul>', panel)[0]
+
+
+def test_runs_of_one_round_have_dots_in_the_legend(runs, tmp_path):
+    once = [_run(tmp_path / name, [0.8]) for name in ("one", "two")]
+    legends = [re.search(r'<ul class="legend">.*?</ul>', compare_runs(r).html())[0] for r in (once, runs)]
+    assert "<circle" in legends[0] and "<path" not in legends[0]
+    assert "<path" in legends[1] and "<circle" not in legends[1]
+
+
+def test_own_models_are_not_called_alone_in_a_comparison(runs):
+    assert "mean and best of the clients' own models" in _printed(compare_runs(runs))
+
+
+def test_a_value_that_differs_is_not_broken_inside_a_number(tmp_path):
+    paths = [_run(tmp_path / str(i), [0.8], config={"distill": f"kl(temperature=1.{i}25, hard=0.5)"}) for i in range(2)]
+    assert "temperature=1.025" in _printed(compare_runs(paths), 100)

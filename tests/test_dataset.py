@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedkd import data_files
+from fedkd import data_files, parts
 from fedkd.dataset import (
     IMAGE_SETS,
     ROOT_VARIABLE,
@@ -223,7 +223,8 @@ def tiny_mnist(tmp_path, monkeypatch):
 
 
 def test_mnist_is_read_from_idx_files_plain_or_compressed(tiny_mnist):
-    stored = load(f"mnist:{tiny_mnist.root}")
+    with pytest.warns(UserWarning, match="4 of 10 classes have no row"):
+        stored = load(f"mnist:{tiny_mnist.root}")
     assert stored.name == "MNIST" and stored.classes == 10
     assert stored.x.dtype == np.uint8 and (stored.x == tiny_mnist.x[:4, None]).all()
     assert stored.y_test.tolist() == [1, 5]
@@ -520,6 +521,10 @@ def test_labels_that_do_not_count_up_and_a_single_class_are_warned_of(tmp_path):
     gaps = save_npz(tmp_path / "gaps.npz", x=rows(3), y=[0, 50, 100])
     with pytest.warns(UserWarning, match="98 of 101 classes have no row"):
         assert load(gaps).classes == 101
+    one = save_npz(tmp_path / "one.npz", x=rows(60), y=np.arange(60) % 3 + (np.arange(60) % 3 == 2))
+    with pytest.warns(UserWarning, match="one.npz: class 2 has no row; number the classes 0, 1, 2") as told:
+        load(one)
+    assert "\n" not in str(told[0].message)
     single = save_npz(tmp_path / "single.npz", x=rows(2), y=[0, 0])
     with pytest.warns(UserWarning, match="all labels are 0"):
         load(single)
@@ -537,3 +542,19 @@ def test_what_is_no_npz_is_named_in_our_words(tmp_path):
         load(f"npz:{tmp_path / 'bare.npy'}")
     with pytest.raises(DataError, match="is not a .npz file but something else"):
         load(f"npz:{tmp_path / 'text.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("d.csv", r"is a table .* save it as .npz or .parquet, .* then parquet:d.parquet"),
+        ("csv:x/d.tsv", r"to_parquet\('d.parquet'\)"),
+        ("x/d.npz", "is a path; say what reads it, as in npz:x/d.npz"),
+        ("d.parquet", "as in parquet:d.parquet"),
+    ],
+)
+def test_a_bare_path_or_a_table_says_what_to_write_instead(spec, words):
+    for check in (parts.CHECKS["data"], parts.CHECKS["transfer"]):
+        with pytest.raises(SpecError, match=words):
+            check(spec)
+    parts.CHECKS["data"]("npz:d.npz")

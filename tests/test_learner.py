@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedkd.errors import CheckpointError, ConfigError, ExtraError, FedkdError, SpecError
-from fedkd.learner import Training, check, check_mix, check_student, learner, make_learner, set_threads
+from fedkd.learner import TORCHVISION, Training, check, check_mix, check_student, learner, make_learner, set_threads
 from fedkd.random import generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -579,3 +579,14 @@ def test_what_is_no_function_is_not_suggested_as_itself(tmp_path, monkeypatch):
 def test_a_bare_module_is_told_how_to_name_its_function():
     with pytest.raises(SpecError, match=r"unknown learner 'bad_model'.*bad_model:function, as in module:function"):
         check("bad_model")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("resnet", "resnet18"), ("resnet50", "resnet50"), ("vgg", "vgg11")])
+def test_a_name_of_torchvision_says_how_to_write_it(given, meant):
+    with pytest.raises(SpecError, match=rf"unknown learner '{given}'. Did you mean torchvision\(name='{meant}'\)"):
+        check(given)
+
+
+def test_every_family_of_torchvision_has_the_member_that_is_suggested():
+    models = pytest.importorskip("torchvision.models")
+    assert set(TORCHVISION.values()) <= set(models.list_models(module=models))

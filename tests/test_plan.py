@@ -11,7 +11,7 @@ from test_strategy import HereGrid
 
 from fedkd.config import resolve
 from fedkd.dataset import load, on_disk
-from fedkd.errors import DataError
+from fedkd.errors import ConfigError, DataError, SpecError
 from fedkd.flower.strategy import FederatedDistillation
 from fedkd.learner import Training, make_learner
 from fedkd.plan import KNOWN, Plan, Sent, Stored, fedavg, measures, parameters, plan, turn
@@ -133,7 +133,7 @@ def test_known_measures_are_those_of_the_files():
 
 def test_a_set_of_ones_own_is_measured_by_loading_it(tmp_path):
     np.savez(tmp_path / "own.npz", x=np.zeros((50, 6), np.float32), y=np.arange(50) % 3)
-    config = resolve(sets=[f"data=npz:{tmp_path}/own.npz", "transfer=split(size=10)"], environ={}).config
+    config = config_of(f"data=npz:{tmp_path}/own.npz", "transfer=split(size=10)")
     assert plan(config).transfer == Stored(10, (6,), 3, 4)
     assert measures(config.data, labeled=True).rows == 40  # a fifth is the test part
 
@@ -195,3 +195,27 @@ def test_the_command_prints_the_plan_and_imports_no_framework_of_learners():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "FedAvg would send 54.8 kB each way: 70 times more than this run" in done.stdout
     assert "LOADED []" in done.stdout
+
+
+def test_inputs_that_a_learner_cannot_take_are_refused_as_a_run_does(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.zeros((50, 4), np.float32), y=np.arange(50) % 3)
+    own = [f"data=npz:{tmp_path}/own.npz", "transfer=split(size=10)"]
+    for sets in (["learner=mlp, cnn(width=4)"], ["student=cnn"]):
+        with pytest.raises(SpecError, match=r"learner cnn.* needs images .* of at least 4x4, got \(4,\)"):
+            plan(config_of(*own, *sets))
+    plan(config_of(*own, "learner=mlp, mlp, mlp, cnn", "student=none"))  # three clients: none gets the fourth
+
+
+def test_an_attack_with_nobody_attacking_is_refused():
+    with pytest.raises(ConfigError, match="0 of 3 clients lie"):
+        plan(config_of("attack=lma(share=0.3)"))
+
+
+def test_rounds_of_fedavg_name_the_model_where_it_is_not_the_clients():
+    mixed = plan(config_of("rounds=1", "learner=mlp, logistic", "student=mlp")).sentences()
+    assert mixed[-1].endswith("rounds of FedAvg with mlp for all")
+    assert plan(config_of("rounds=1", "learner=mlp")).sentences()[-1].endswith("rounds of FedAvg")
+
+
+def test_one_client_has_nobody_to_average_with():
+    assert any("one client has nobody to average with" in line for line in plan(config_of("clients=1")).sentences())

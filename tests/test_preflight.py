@@ -13,7 +13,7 @@ from fedkd.config import Config, resolve
 from fedkd.errors import ConfigError, DataError, QuorumError, SpecError
 from fedkd.flower import apps, grid
 from fedkd.flower.messages import QUERY, read_answer
-from fedkd.preflight import check_data, check_models, describe
+from fedkd.preflight import check_attack, check_data, check_models, describe, liars
 from fedkd.rounds import folded
 from fedkd.screen import Screen, changes
 
@@ -224,3 +224,19 @@ def test_the_header_says_what_the_preset_does_not():
 
 def test_the_header_lists_the_models_that_are_dealt():
     assert "  clients   1: cnn; student mlp\n" in shown(Config(clients=1, student="mlp"), [("start", {})])
+
+
+def test_an_attack_with_nobody_attacking_is_refused():
+    few = Config(**(SMALL | {"clients": 1, "attack": "lma(share=0.2)"}))
+    with pytest.raises(ConfigError, match=r"attack = 'lma\(share=0.2\)': 0 of 1 client lie.*raise share or clients"):
+        check_data(few)
+    check_attack(Config(clients=4, attack="lma(share=0.0)"))  # nobody was asked for: the honest end of a sweep
+    assert liars(Config(clients=10, attack="lma(share=0.35)")) == 3
+
+
+def test_the_header_says_how_many_lie_and_who_is_left_out():
+    assert "1 of 5 lie, attack lma" in shown(Config(clients=5, attack="lma"), [("start", {})])
+    stream = io.StringIO()
+    with Screen(Config(), "x", Console(file=stream, width=200, force_terminal=False), without=[3]) as screen:
+        screen("start", {})
+    assert "  clients   7 of 8: " in stream.getvalue() and "  without   3\n" in stream.getvalue()

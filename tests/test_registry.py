@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedkd.errors import SpecError
+from fedkd.errors import SpecError, did_you_mean
 from fedkd.registry import Registry, parse, split
 
 part = Registry("aggregator")
@@ -186,3 +186,16 @@ def test_a_missing_text_option_is_shown_with_its_quotes():
 
     with pytest.raises(SpecError, match=r"needs 'path', as in npz\(path='data.npz'\) .*npz:data.npz"):
         data.build("npz")
+
+
+def test_an_option_without_its_name_is_shown_with_it():
+    with pytest.raises(SpecError, match=r"aggregator 'gaussian': options need their names, as in gaussian\(sigma=-1\)"):
+        part.build("gaussian(-1)")
+    with pytest.raises(SpecError, match="write it like 'name' or 'name\\(option=value\\)'"):
+        part.build("gaussian(open('x'))")
+
+
+def test_capitals_and_hyphens_are_no_obstacle_to_the_nearest():
+    assert did_you_mean("DS-FL", ["fedmd", "ds_fl"]) == " Did you mean 'ds_fl'?"
+    assert did_you_mean("fashionmnist", ["MNIST", "FashionMNIST"]) == " Did you mean 'FashionMNIST'?"
+    assert did_you_mean("x", ["fedmd"]) == ""

@@ -215,3 +215,21 @@ def test_the_event_and_the_weights_pass_through_a_chain_untouched():
     sent = prepare("float16 | quantize(bits=4)", Release(np.array([A, B], np.float32), w, NonPrivate()), rng())
     assert sent.event == NonPrivate()
     assert sent.w is w
+
+
+@pytest.mark.parametrize(
+    ("chain", "words"),
+    [
+        ("argmax | float16", "one class only, and 'float16' would send them at full price"),
+        ("argmax | weights | top_k(k=3)", "'top_k' would send them at full price"),
+        ("quantize(bits=1) | delta | float32", "few levels only, and 'float32'"),
+    ],
+)
+def test_a_finer_encoding_of_what_is_coarse_already_is_refused(chain, words):
+    with pytest.raises(SpecError, match=words):
+        check(chain)
+
+
+def test_a_coarser_encoding_may_follow_a_finer_one():
+    for chain in ("float16 | argmax", "top_k | quantize(bits=2)", "quantize(bits=4) | argmax", "float16 | float32"):
+        check(chain)

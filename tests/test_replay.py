@@ -356,3 +356,17 @@ def test_a_damaged_ballot_file_is_one_line(tmp_path):
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="damaged"):
         again(path)
+
+
+def test_values_come_with_what_one_row_is_worth_and_nothing_is_called_unchanged(base):
+    notes = again(base, leave_one_out=True).notes
+    assert "One row of the transfer set is 1.7 points." in notes  # of 60
+    assert "With all clients: student and metrics equal those of base, bit for bit." in notes
+    assert not any("Nothing was changed" in note for note in notes)
+    assert "One row of the test set is 0.25 points." in again(base, students=True).notes
+
+
+def test_the_header_of_a_replay_names_who_is_left_out(base, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    done = CliRunner().invoke(cli.app, ["replay", "base", "--without", "1"])
+    assert "clients   2 of 3" in done.output and "without   1" in done.output

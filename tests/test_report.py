@@ -140,7 +140,8 @@ def test_every_panel_is_there_with_a_picture_and_its_numbers(run):
 def test_the_verdict_says_what_the_student_is_worth(run):
     page = _page(run)
     assert "The student answers 87.9% of the test set correctly," in page
-    assert "33.3 points above the average client alone and 9.8 points above the best one." in page
+    assert "33.3 points above the average client&#39;s own model and 9.8 points above the best one." in page
+    assert "It is 33.3 points above the average client alone, as it was in round 1." in page
     assert "It is 9.8 points below a model trained on everyone&#39;s data in one place." in page
     assert "Each client sent 8 kB a round; FedAvg is impossible here (4 different architectures)." in page
     assert "10 classes · 1,037 private samples" in page.replace("</b>", "")
@@ -471,4 +472,90 @@ def test_a_run_without_a_student_says_so(tmp_path):
     rounds = [_round(1)]
     rounds[0]["metrics"]["student"] = None
     page = _page(_write(tmp_path / "none", rounds, summary))
-    assert "There is none: student = none." in page and "Deployments" not in page
+    assert "There is no student (student = none)." in page and "Deployments" not in page
+    assert (
+        "The clients&#39; own models answer 54.6% of the test set correctly on average.</strong> The best one" in page
+    )
+    assert "How good are the clients&#39; own models? After round 1 they answer 54.6% correctly on average." in page
+    summary["confusion"], summary["config"]["keys"] = None, "classes"
+    summary["scoreboard"]["ensemble"] = rounds[0]["metrics"]["ensemble"] = None
+    page = _page(_write(tmp_path / "no-confusion", rounds, summary))
+    assert '<p class="unknown">No student (student = none).</p>' in _panel(page, "confusion")
+    assert "not about samples (keys = classes)" in page.split("<h2")[0]
+
+
+def test_clients_are_alone_only_until_something_came_back(tmp_path):
+    one = _page(_write(tmp_path / "one", [_round(1)], _summary()))
+    several = _summary()
+    assert "33.3 points above the average client alone and" in one and "own model and" not in one
+    rounds = [_round(1), _round(2)]
+    rounds[0]["metrics"]["local_mean"] = 0.2
+    with_feedback = _page(_write(tmp_path / "two", rounds, several))
+    assert "average client&#39;s own model" in _panel(with_feedback, "accuracy")
+    assert "average client alone" not in _panel(with_feedback, "accuracy")
+    assert "It is 67.9 points above the average client alone, as it was in round 1." in with_feedback
+    several["config"]["feedback"] = "none"
+    without = _page(_write(tmp_path / "none", rounds, several))
+    assert "33.3 points above the average client alone and" in without and "as it was in round 1" not in without
+
+
+def test_a_student_below_clients_that_learned_from_the_teacher_is_no_proof_of_harm(tmp_path):
+    summary, rounds = _summary(), [_round(1), _round(2)]
+    summary["scoreboard"] |= {"student": 0.5}
+    rounds[0]["metrics"]["local_mean"] = 0.3
+    page = _page(_write(tmp_path / "low", rounds, summary))
+    assert "the best client is better off" in page and "made things worse" not in page
+
+
+def test_what_is_not_known_says_why_where_the_configuration_tells(tmp_path):
+    summary = _summary()
+    summary["scoreboard"]["pooled"] = None
+    summary["config"]["pooled"] = False
+    assert "not trained (pooled = false)" in _page(_write(tmp_path / "pooled", [_round(1)], summary))
+    rounds = [_round(1)]
+    rounds[0]["metrics"] = {"bytes_up": 8.0}
+    blind = {"finished": True, "config": {"evaluate": False}, "scoreboard": {}}
+    page = _page(_write(tmp_path / "blind", rounds, blind))
+    assert page.count("not measured (evaluate = false)") == 5
+    assert '<p class="unknown">Not measured (evaluate = false).</p>' in _panel(page, "accuracy")
+
+
+def test_after_one_round_every_client_has_one_dot_and_no_gain(tmp_path):
+    panel = _panel(_page(_write(tmp_path / "one", [_round(1)], _summary())), "clients")
+    assert ">Every client</h3>" in panel and "How good is every client alone?" in panel
+    assert 'class="ring' not in panel and "±0.0" not in panel and ">points<" not in panel
+    many = _panel(_page(_write(tmp_path / "many", [_round(1, clients=40)], _summary(clients=40))), "clients")
+    assert "Drawn: the 15 clients of lowest and the 15 of highest accuracy, of 40." in many
+    assert "gained" not in many
+
+
+def test_one_client_is_neither_average_nor_best(tmp_path):
+    rounds, summary = [_round(1, clients=1), _round(2, clients=1)], _summary(clients=1)
+    for r in rounds:
+        r["clients"]["0"]["outlier"] = 0.2
+    page = _page(_write(tmp_path / "alone", rounds, summary))
+    assert "33.3 points above the only client&#39;s own model." in page
+    assert "Its own model has changed by +20.0 points" in _panel(page, "clients")
+    for word in ("average client", "best one", "of 1 own", "of 0 of 1", "Best client", "is farthest", "worst to best"):
+        assert word not in page, word
+
+
+def test_the_legend_of_who_was_there_lists_what_occurs(tmp_path):
+    rounds = [_round(1)]
+    for row in rounds[0]["clients"].values():
+        row["status"] = "answered"
+    legend = _panel(_page(_write(tmp_path / "there", rounds, _summary())), "presence").split("<table")[0]
+    assert "answered</li>" in legend
+    assert not any(word in legend for word in ("late, of", "silent until", "failed</li>"))
+
+
+def test_the_facts_say_how_many_clients_lie(tmp_path):
+    summary = _summary()
+    assert " lie" not in _page(_write(tmp_path / "honest", [_round(1)], summary)).split("<h2")[0]
+    for key, row in summary["clients"].items():
+        row["dishonest"] = key == "3"
+    assert "1 of 8 clients lie" in _page(_write(tmp_path / "liars", [_round(1)], summary))
+
+
+def test_words_in_a_table_are_broken_only_where_they_must(run):
+    assert re.search(r"\.t \{[^}]*overflow-wrap: break-word", _page(run))

@@ -297,6 +297,9 @@ def test_mean_and_spread_over_seeds_by_hand(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(found.table())
     assert "1 of 2" in console.export_text()
+    wide = Variant("distill=kl(temperature=1.0), release=quantize(bits=3)", {}, (run(0, [0.4], 500),))
+    console.print(Findings("x", (), (wide,)).table())
+    assert "1.0)" in (text := console.export_text()) and "bits=3)" in text
 
 
 def test_time_left_is_told_from_the_rounds_done_since_the_start(tmp_path, monkeypatch):
@@ -323,3 +326,15 @@ def test_findings_of_nothing_are_still_tables(tmp_path):
     found = write_findings(asked)
     assert found.best == -1
     assert "No run knows the accuracy of its student" in (asked.folder / "sweep.html").read_text()
+
+
+def test_settings_come_from_presets_and_defaults_where_a_case_names_them_not(tmp_path):
+    asked = read(tmp_path, '[[cases]]\npreset = "tally"\n[[cases]]\nrelease = "float32"\nrounds = 7')
+    found = asked.findings()
+    assert found.keys == ("preset", "release", "rounds")
+    assert [dict(v.settings) for v in found.variants] == [
+        {"preset": "tally", "release": "argmax", "rounds": 3},
+        {"preset": "expert", "release": "float32", "rounds": 7},
+    ]
+    rows = list(csv.DictReader(io.StringIO(found.csv())))
+    assert [row["release"] for row in rows] == ["argmax", "float32"]

@@ -1,4 +1,4 @@
-from fedkd.units import gap, number, percent, plain, points, seconds, short, size, whole
+from fedkd.units import gap, number, percent, pieces, plain, points, seconds, short, size, whole
 
 
 def test_shares_bytes_and_durations_are_written_as_people_write_them():
@@ -30,3 +30,11 @@ def test_plain_numbers_are_as_short_as_they_can_be():
 
 def test_a_value_from_json_is_told_in_words():
     assert [plain(v) for v in (None, "a b", 7, [1, "é"])] == ["not known", "a b", "7", '[1, "é"]']
+
+
+def test_lines_break_between_settings_and_never_inside_a_value():
+    assert pieces("loss=kl(temperature=1.0)", 16) == ["loss=kl(", "temperature=1.0)"]
+    assert pieces("a=0.25, b=top_k(k=3)|delta", 12) == ["a=0.25,", "b=top_k(", "k=3)|delta"]
+    assert pieces("temperature=1.0", 13) == ["temperature=", "1.0"]
+    assert pieces("", 5) == [""]
+    assert "".join(pieces("votes,release=argmax", 8)) == "votes,release=argmax"
