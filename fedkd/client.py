@@ -16,6 +16,7 @@ from fedkd.codec import Known, decode_query, encode_release, peek, remember, rem
 from fedkd.config import Config, mixed
 from fedkd.errors import CheckpointError
 from fedkd.events import NonPrivate
+from fedkd.evidence import by_class, evidence
 from fedkd.expertise import STATIC, expertise
 from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, set_threads
@@ -129,6 +130,8 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         learner.fit(site.x, y, rng=stream("fit"))
         p = _predict(site, learner, site.transfer.inputs[query.indices])
         w, remembered = _expertise(site, config, query, p, arrays)
+        p, w, said = _evidence(site, config, query, y, p, w, arrays)
+        remembered |= said
     if act.ballot is not None:
         p, w = act.ballot(p, w, stream("attack"))
     # Reading private data without a mechanism is an event too: its epsilon is infinite.
@@ -235,3 +238,15 @@ def _expertise(
         everything = np.arange(len(site.transfer))
         arrays["expertise"] = weigh(p, everything, site.transfer, site.x, rng)
     return arrays["expertise"][query.indices], {"expertise": arrays["expertise"]}
+
+
+def _evidence(
+    site: Site, config: Config, query: Query, y: Array, p: Array, w: Array, arrays: dict[str, Array]
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Return ballots and weights after what labels ``y`` (N,) say, and what is worth remembering for later rounds."""
+    if parse(config.evidence)[0] == "none":
+        return p, w, {}
+    if "evidence" not in arrays:
+        weighed = parse(config.expertise)[0] == "density"
+        arrays["evidence"] = evidence.build(config.evidence)(site.transfer, site.x, y, site.classes, weighed)
+    return *by_class(p, w, arrays["evidence"][query.indices]), {"evidence": arrays["evidence"]}
