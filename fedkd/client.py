@@ -17,6 +17,7 @@ from fedkd.config import Config, mixed
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError
 from fedkd.events import Event, NonPrivate, NoOp
+from fedkd.evidence import by_class, evidence
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
@@ -141,6 +142,8 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         event = _fit(site, config, learner, y, query.round) if trains else NoOp()
         p = _predict(site, learner, site.transfer.inputs[query.indices])
         w, remembered = _expertise(site, config, query, p, arrays)
+        p, w, said = _evidence(site, config, query, y, p, w, arrays)
+        remembered |= said
     if act.ballot is not None:
         p, w = act.ballot(p, w, stream("attack"))
     release = prepare(config.release, Release(p, w, event), stream("release"))
@@ -275,3 +278,15 @@ def _expertise(
         everything = np.arange(len(site.transfer))
         arrays["expertise"] = weigh(config.expertise, p, everything, site.transfer, site.x, rng, entropy).w
     return arrays["expertise"][query.indices], {"expertise": arrays["expertise"]}
+
+
+def _evidence(
+    site: Site, config: Config, query: Query, y: Array, p: Array, w: Array, arrays: dict[str, Array]
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Return ballots and weights after what labels ``y`` (N,) say, and what is worth remembering for later rounds."""
+    if parse(config.evidence)[0] == "none":
+        return p, w, {}
+    if "evidence" not in arrays:
+        weighed = parse(config.expertise)[0] == "density"
+        arrays["evidence"] = evidence.build(config.evidence)(site.transfer, site.x, y, site.classes, weighed)
+    return *by_class(p, w, arrays["evidence"][query.indices]), {"evidence": arrays["evidence"]}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedkd import parts, protect
 from fedkd.errors import ConfigError, FedkdError, did_you_mean
-from fedkd.registry import split
+from fedkd.registry import parse, split
 
 KEYS = ("samples", "classes")
 NOISES = ("system", "seeded")
@@ -43,6 +43,7 @@ class Config(BaseModel):
     learner: str = Field("cnn, mlp, forest, logistic", description="the clients' models, dealt in turn")
     student: str = Field("cnn", description="the server's model")
     expertise: str = Field("density", description="how much a client's ballot counts, sample by sample")
+    evidence: str = Field("none", description="what a client's labeled examples add to its ballot, class by class")
     release: str = Field("float16", description="chain of mechanisms on what leaves a client")
     defend: str = Field("none", description="chain on all ballots of a round, before they are aggregated")
     aggregate: str = Field("mean", description="ballots and weights to teacher")
@@ -208,6 +209,8 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(
             f"keys: 'classes' knows no samples to weigh; set expertise = 'uniform', not {config.expertise!r}"
         )
+    if config.keys == "classes" and parse(config.evidence)[0] != "none":
+        problems.append(f"keys: 'classes' knows no samples to judge; set evidence = 'none', not {config.evidence!r}")
     return problems
 
 

@@ -14,6 +14,7 @@ from fedkd.attack import attack, dishonest
 from fedkd.dataset import check as check_data
 from fedkd.dataset import dataset
 from fedkd.errors import ConfigError, FedkdError, SpecError, did_you_mean
+from fedkd.evidence import by_class, evidence
 from fedkd.expertise import expertise
 from fedkd.feedback import Outcome, feedback
 from fedkd.labeled import labels
@@ -35,6 +36,7 @@ REGISTRIES: dict[str, Registry] = {
     "select": select,
     "learner": learner.learner,
     "expertise": expertise,
+    "evidence": evidence,
     "release": mechanism,
     "defend": defense.defense,
     "aggregate": aggregator,
@@ -99,6 +101,11 @@ def _try_expertise(spec: str) -> None:
     expertise.build(spec)(P, np.arange(2), transfer_set, nobody, np.random.default_rng(0))
 
 
+def _try_evidence(spec: str) -> None:
+    e = evidence.build(spec)(TransferSet(P, ""), P[:0], np.zeros(0, np.int64), 3, False)
+    by_class(P, np.ones(2, np.float32), e)
+
+
 def _try_feedback(spec: str) -> None:
     rows = np.arange(2)
     ballots = Ballots(np.stack([P, P[::-1]]), np.ones((2, 2), np.float32))
@@ -135,6 +142,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "learner": learner.check_mix,
     "student": learner.check_student,
     "expertise": _checked("expertise", _try_expertise),
+    "evidence": _checked("evidence", _try_evidence),
     "release": _checked("release", release.check),
     "defend": _checked("defend", _try_defend),
     "aggregate": _checked("aggregate", _try_aggregator),

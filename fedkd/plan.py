@@ -312,7 +312,7 @@ class _Dummies:
         self.w = np.exp(rng.normal(scale=3.0, size=rows)).astype(np.float32)
         if config.keys == "classes":
             self.w = (np.arange(rows) % 2).astype(np.float32)
-        elif parse(config.expertise)[0] == "uniform":
+        elif _flat(config):
             self.w = np.ones(rows, np.float32)
 
     def sizes(self, round_: int, ask: Array, back: Array | None, seen: Array, made: Array, told: Array) -> Sent:
@@ -358,7 +358,8 @@ class _Dummies:
     def _release(self, round_: int, rows: Array) -> Release:
         """Return what the client says of ``rows``: in each round another class, of all rows."""
         w = self.w
-        if parse(self.config.expertise)[0] not in STATIC and self.config.expertise != "uniform":
+        moved = parse(self.config.evidence)[0] != "none"  # with evidence, weights depend on the model's labels too
+        if moved or (parse(self.config.expertise)[0] not in STATIC and not _flat(self.config)):
             w = np.roll(w, round_)
         release = self._prepared(self.config.release, np.roll(self.p, round_, axis=1)[rows], w[rows])
         trains = protection_of(self.config).place == "training"
@@ -410,6 +411,11 @@ def _bounds(config: Config) -> list[str]:
     if config.keys == "classes":
         found.append("a client that holds all classes sends no weights")
     return found
+
+
+def _flat(config: Config) -> bool:
+    """Return whether all weights of a client are one number."""
+    return parse(config.expertise)[0] == "uniform" and parse(config.evidence)[0] == "none"
 
 
 def _carried(config: Config) -> bool:

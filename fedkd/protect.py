@@ -125,6 +125,8 @@ def contradictions(config: Config) -> list[str]:
         found.append(f"keys: {config.keys!r} are about private samples; protect = {config.protect!r} needs 'samples'")
     if config.attack != "none":
         found.append("attack: a guarantee is about honest clients; set attack = 'none' or protect = 'none'")
+    if config.evidence != "none":
+        found.append(f"evidence: {config.evidence!r} reads private data beside the model; set evidence = 'none'")
     weighs = parse(config.expertise)[0]
     if chosen.place == "training":
         if weighs not in (*READS_ANSWERS, "private_sketch"):

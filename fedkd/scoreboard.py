@@ -214,7 +214,8 @@ def _released(config: Config, state: State) -> list[dict[str, Any]]:
     sizes = [row["bytes_up"] for row in last.clients.values() if row.get("bytes_up")]
     teacher = state.teacher
     rows, classes = teacher.p.shape if teacher is not None else (0, 0)
-    weights = "" if config.expertise == "uniform" else f", and how much each counts ({config.expertise})"
+    judges = [spec for spec in (config.expertise, config.evidence) if spec not in ("uniform", "none")]
+    weights = f", and how much each counts ({', '.join(judges)})" if judges else ""
     out = [
         {
             "what": f"soft labels{weights}",

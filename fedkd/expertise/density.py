@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedkd.expertise.plain import above_zero, expertise
-from fedkd.expertise.space import around, kth_distance, mean_digamma, nearest, principal_components, space
+from fedkd.expertise.space import Around, around, kth_distance, mean_digamma, nearest, principal_components, space
 from fedkd.expertise.space import typical_distance as typical
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
@@ -45,13 +45,20 @@ def density(
         return np.zeros(len(rows), np.float32)
     public, project = space(transfer, dimensions)
     theirs = around(public, (transfer.fingerprint, dimensions, "space"), neighbors)
-    k = min(neighbors, len(private))
-    r = nearest(public[rows], project(private), k)
+    r = nearest(public[rows], project(private), min(neighbors, len(private)))
+    log_w = sharpness * log_ratio(r, rows, theirs, len(private), concentration)
+    return np.asarray(np.exp(np.clip(log_w, -RANGE, RANGE)), np.float32)
+
+
+def log_ratio(r: Array, rows: Array, theirs: Around, examples: int, concentration: float) -> Array:
+    """Return log(n_k p_k(x) / (n p(x))) of ``rows`` (n,) whose nearest of n_k ``examples`` are ``r`` (n, k) away.
+
+    ``theirs`` is the transfer set around its own rows. At most log(``concentration`` n_k / n).
+    """
     # An equal sample is at distance zero, which has no logarithm.
     log_r = np.log(np.maximum(r, 0.1 * np.exp(theirs.log_r[rows, None]))).mean(axis=1)
-    log_ratio = mean_digamma(k) - theirs.mean_digamma - theirs.dimension * (log_r - theirs.log_r[rows])
-    log_ratio = np.minimum(log_ratio, np.log(concentration * len(private) / theirs.rows))
-    return np.asarray(np.exp(np.clip(sharpness * log_ratio, -RANGE, RANGE)), np.float32)
+    found = mean_digamma(r.shape[1]) - theirs.mean_digamma - theirs.dimension * (log_r - theirs.log_r[rows])
+    return np.asarray(np.minimum(found, np.log(concentration * examples / theirs.rows)))
 
 
 @expertise

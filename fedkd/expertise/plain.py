@@ -50,8 +50,8 @@ def entropy_(
     return np.asarray(1.0 / (entropy(p) / np.log(p.shape[1]) + floor), np.float32)
 
 
-def above_zero(name: str, **options: float) -> None:
-    """Raise unless every option of member ``name`` is above 0 and finite."""
+def above_zero(name: str, kind: str = "expertise", /, **options: float) -> None:
+    """Raise unless every option of member ``name`` of the registry ``kind`` is above 0 and finite."""
     for option, value in options.items():
         if not 0 < value < np.inf:
-            raise SpecError(f"expertise {name!r}: {option!r} must be above 0 and finite, got {value}.")
+            raise SpecError(f"{kind} {name!r}: {option!r} must be above 0 and finite, got {value}.")

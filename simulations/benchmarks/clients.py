@@ -9,11 +9,13 @@ import numpy as np
 from fedkd.client import training_of
 from fedkd.config import Config
 from fedkd.dataset import Dataset, as_inputs, fingerprint, load
+from fedkd.evidence import by_class, evidence
 from fedkd.expertise import expertise
 from fedkd.learner import make_learner, set_threads
 from fedkd.partition import partition
 from fedkd.random import derive, generator
 from fedkd.records import TransferSet
+from fedkd.registry import parse
 from fedkd.softlabels import Array
 
 
@@ -51,6 +53,16 @@ class Clients:
                 for k, (p, x) in enumerate(zip(ballots, private, strict=True))
             ]
         )
+
+    def votes(self, member: str, judge: str, ballots: list[Array]) -> tuple[Array, Array]:
+        """Return ballots (K, M, C) and weights (K, M) by the expertise ``member``, after the evidence ``judge``."""
+        w, weighed = self.weights(member, ballots), parse(member)[0] == "density"
+        look = evidence.build(judge)
+        judged = []
+        for k, (p, share) in enumerate(zip(ballots, self.shares, strict=True)):
+            x, y = as_inputs(self.data.x[share]), self.data.y[share]
+            judged.append(by_class(p, w[k], look(self.transfer, x, y, self.data.classes, weighed)))
+        return np.stack([p for p, _ in judged]), np.stack([w for _, w in judged])
 
 
 def deal(name: str, spec: str, clients: int, seed: int, *, transfer: int, private: int | None) -> Clients:

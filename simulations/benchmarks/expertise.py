@@ -48,6 +48,7 @@ WEIGHTS = (
     "gaussian",
     "private_sketch",
     "density",
+    "density, evidence = neighbors",
 )
 EPOCHS = {10: 4, 100: 10}  # a hundredth of the data makes few steps an epoch
 CONFIG = Config(batch_size=32, learning_rate=1e-3)
@@ -64,7 +65,8 @@ def one_seed(
     local = [metrics.accuracy(p, scene.truth) or 0.0 for p in ballots]
     result = {"local models (mean)": {"accuracy": float(np.mean(local))}}
     for member in members:
-        teacher = aggregator.build("mean")(np.stack(ballots), scene.weights(member, ballots))
+        weight, _, judge = member.partition(", evidence = ")
+        teacher = aggregator.build("mean")(*scene.votes(weight, judge or "none", ballots))
         taught = np.isfinite(teacher).all(axis=1)
         filled = np.where(taught[:, None], teacher, np.float32(1 / scene.data.classes))  # nobody answered: a guess
         result[member] = {
