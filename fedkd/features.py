@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fedkd.errors import SpecError
-from fedkd.registry import Registry
+from fedkd.registry import Registry, split
 from fedkd.softlabels import Array
 
 features = Registry("features")
@@ -22,6 +23,21 @@ CHUNK = 1000
 
 SIDE = 8
 """Images of fewer pixels a side have no shapes."""
+
+
+def build(spec: str) -> Callable[[Array], Array]:
+    """Return the features that ``spec`` names: one member, or several as in ``"shapes, scattering"``, side by side.
+
+    Of several, each is given rows of length 1, so that none drowns the others.
+    """
+    parts: list[Callable[[Array], Array]] = [features.build(one) for one in split(spec, ",")]
+    return parts[0] if len(parts) == 1 else functools.partial(_side_by_side, parts)
+
+
+def _side_by_side(parts: list[Callable[[Array], Array]], x: Array) -> Array:
+    rows = [part(x) for part in parts]
+    lengths = [np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.float32(1e-6)) for z in rows]
+    return np.concatenate([z / length for z, length in zip(rows, lengths, strict=True)], axis=1)
 
 
 @features

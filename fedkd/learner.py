@@ -32,7 +32,7 @@ FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 COUNT: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions"), COUNT),
-    **dict.fromkeys(("step", "temperature"), (lambda value: 0 < value < math.inf, "above 0")),
+    "temperature": (lambda value: 0 < value < math.inf, "above 0"),
     "size": (lambda value: value >= 0, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "penalty": (lambda value: 0 < value < math.inf, "above 0"),
@@ -194,15 +194,12 @@ def linear(
     *,
     features: str = "shapes",
     dimensions: int = 100,
-    step: float = 0.8,
     temperature: float = 1.0,
 ) -> Learner:
     """Softmax regression on public features, in numpy: the fast way to a private client (:mod:`fedkd.features`)."""
     from fedkd.linear_learner import LinearLearner
 
-    return LinearLearner(
-        shape, classes, training, features=features, dimensions=dimensions, step=step, temperature=temperature
-    )
+    return LinearLearner(shape, classes, training, features=features, dimensions=dimensions, temperature=temperature)
 
 
 @learner

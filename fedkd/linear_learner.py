@@ -17,8 +17,7 @@ import numpy as np
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, ConfigError, PrivacyError, SpecError
 from fedkd.events import Event, SampledGaussian
-from fedkd.features import CHUNK, SIDE
-from fedkd.features import features as known_features
+from fedkd.features import CHUNK, SIDE, build
 from fedkd.learner import Training
 from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import Array, one_hot, softmax
@@ -65,18 +64,17 @@ class LinearLearner:
         *,
         features: str = "shapes",
         dimensions: int = 100,
-        step: float = 0.8,
         temperature: float = 1.0,
     ) -> None:
-        """Start from no opinion; ``step`` is what :meth:`fit_private` goes of Newton's step at that point."""
+        """Start from no opinion. Fewer ``dimensions`` have less noise, more know more; inputs of few pixels are raw."""
         image = len(shape) == 3 and min(shape[1:]) >= SIDE
-        self.features = known_features.build(features if image else "raw")
+        self.features = build(features if image else "raw")
         try:
             width = self.features(np.zeros((1, *shape), np.float32)).shape[1]
         except (TypeError, ValueError, IndexError) as error:
             raise SpecError(f"learner 'linear': features {features!r} cannot read inputs {shape}: {error}") from None
         self.classes, self.training = classes, training
-        self.dimensions, self.step, self.temperature = dimensions, step, temperature
+        self.dimensions, self.temperature = dimensions, temperature
         self.space: Space | None = None
         self.tainted = False
         self.weights = np.zeros((width + 1, classes), np.float32)
@@ -125,22 +123,25 @@ class LinearLearner:
         steps: int,
         expected_batch: float,
         entropy: Entropy,
+        step: float = 1.5,
     ) -> Event:
         """Learn private labels by ``steps`` steps of DP-SGD (Abadi et al., arXiv:1607.00133) and return what it cost.
 
         In each step every example takes part by its own coin with probability ``rate`` (a step in which none does is
-        one too), errors are scaled down to length ``clip`` in (0, 1.42), and Gaussian noise of ``noise_multiplier`` *
-        ``clip`` falls on each coordinate of their sum. Neighbors differ by one example added or removed.
+        one too), gradients are scaled down to length ``clip`` (none is longer than 1.42), and Gaussian noise of
+        ``noise_multiplier`` * ``clip`` falls on each coordinate of their sum. Neighbors differ by one example added or
+        removed.
 
         The sum is divided by ``expected_batch``, which must be public: with these neighbors the number of private
         examples is itself private, and a step whose length depends on it would tell it. Take ``rate`` times a number
         that holds for the whole federation, or that was released with noise and accounted. A wrong one is no
         privacy loss, only a longer or shorter step.
 
-        Directions are divided by the curvature of the public rows that :meth:`see` got, which is post-processing. The
-        steps shrink to nothing, so that the last noise, which nothing corrects, moves the model least.
+        Directions are divided by the curvature of the public rows that :meth:`see` got, which is post-processing;
+        ``step`` is the share of Newton's step from no opinion that the first one goes. Steps shrink to nothing, so that
+        the last noise, which nothing corrects, moves the model least.
         """
-        _check(rate, clip, noise_multiplier, steps, expected_batch)
+        _check(rate, clip, noise_multiplier, steps, expected_batch, step)
         if self.tainted:
             raise PrivacyError("this model has learned private data without noise: start a new one to fit privately")
         v = self.rows(x)
@@ -151,7 +152,7 @@ class LinearLearner:
             total = clipped_sum(v[chosen], y[chosen], weights.astype(np.float32), clip).astype(np.float64)
             total += noise_multiplier * clip * entropy.normals(total.shape)
             taken += 1
-            length = self.step * (1 - t / steps) * self.classes / expected_batch
+            length = step * (1 - t / steps) * self.classes / expected_batch
             weights -= length * (total if invert is None else invert @ total)
         self.weights = weights.astype(np.float32)
         return SampledGaussian(rate=float(rate), noise_multiplier=float(noise_multiplier), count=taken)
@@ -260,11 +261,11 @@ def _ridged(moments: Array, *, ridge: float = RIDGE) -> Array:
     return np.asarray(moments + ridge * np.trace(moments) / len(moments) * np.eye(len(moments)), np.float64)
 
 
-def _check(rate: float, clip: float, noise_multiplier: float, steps: int, expected_batch: float) -> None:
+def _check(rate: float, clip: float, noise_multiplier: float, steps: int, expected_batch: float, step: float) -> None:
     """Raise :class:`ConfigError` unless the numbers of a private fit make sense."""
     if not 0 < rate <= 1:
         raise ConfigError(f"rate must be in (0, 1], got {rate}")
-    for name, value in (("clip", clip), ("expected_batch", expected_batch)):
+    for name, value in (("clip", clip), ("expected_batch", expected_batch), ("step", step)):
         if not 0 < value < math.inf:
             raise ConfigError(f"{name} must be above 0 and finite, got {value}")
     if not 0 <= noise_multiplier < math.inf:

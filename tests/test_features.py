@@ -5,7 +5,7 @@ import pytest
 
 from fedkd import features as module
 from fedkd.errors import SpecError
-from fedkd.features import features, group_norm
+from fedkd.features import build, features, group_norm
 
 
 def pictures(n=5, shape=(1, 12, 12), seed=0):
@@ -87,3 +87,13 @@ def test_the_second_order_sees_how_the_first_one_varies():
 def test_what_is_no_image_is_refused_where_images_are_needed():
     with pytest.raises(SpecError, match=r"'scattering' need images .* got \(4, 7\)"):
         features.build("scattering")(np.zeros((4, 7), np.float32))
+
+
+def test_features_side_by_side_have_equal_length():
+    x = pictures()
+    z = build("shapes, scattering")(x)
+    assert z.shape[1] == features.build("shapes")(x).shape[1] + features.build("scattering")(x).shape[1]
+    half = features.build("shapes")(x).shape[1]
+    assert np.linalg.norm(z[:, :half], axis=1) == pytest.approx(np.ones(5), abs=1e-4)
+    assert np.linalg.norm(z[:, half:], axis=1) == pytest.approx(np.ones(5), abs=1e-4)
+    assert (build("raw")(x) == features.build("raw")(x)).all()

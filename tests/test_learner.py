@@ -465,6 +465,8 @@ def test_a_device_that_does_not_exist_is_refused(monkeypatch):
         ("forest(trees=0)", "'trees' must be at least 1"),
         ("forest(pseudo=-0.5)", "'pseudo' must be at least 0"),
         ("logistic(penalty=0.0)", "'penalty' must be above 0"),
+        ("linear(dimensions=0)", "'dimensions' must be at least 1"),
+        ("linear(temperature=0.0)", "'temperature' must be above 0"),
         ("boosting(iterations=0)", "'iterations' must be at least 1"),
     ],
 )

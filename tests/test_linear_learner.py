@@ -56,14 +56,14 @@ def seen(spec="linear(dimensions=4)"):
 
 def test_one_step_by_hand():
     """Two examples, three classes, no noise: from uniform opinions each gradient is v (1/3 - y), of norm sqrt(2/3)."""
-    model = make("linear(step=0.5)", shape=(2,))
+    model = make(shape=(2,))
     x, y = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), np.array([0, 2])
     v = np.array([[1, 0, 1 / 3], [0, 1, 1 / 3]]) / math.sqrt(10 / 9)
     error = np.array([[-2, 1, 1], [1, 1, -2]]) / 3
     for clip, shrink in ((10.0, 1.0), (0.4, 0.4 / math.sqrt(2 / 3))):
-        model = make("linear(step=0.5)", shape=(2,))
+        model = make(shape=(2,))
         event = model.fit_private(
-            x, y, rate=1.0, clip=clip, noise_multiplier=0.0, steps=1, expected_batch=4.0, entropy=Recorded()
+            x, y, rate=1.0, clip=clip, noise_multiplier=0.0, steps=1, expected_batch=4.0, entropy=Recorded(), step=0.5
         )
         assert model.weights == pytest.approx(-0.5 * 3 / 4 * shrink * v.T @ error, abs=1e-5)
         assert event == SampledGaussian(1.0, 0.0, 1)
@@ -113,10 +113,10 @@ def test_rows_have_length_one_with_and_without_public_inputs():
 
 def noise_of(entropy, *, clip=0.5, noise_multiplier=2.0):
     """Return what noise a step of a client without data added, recovered from its weights."""
-    model = make("linear(step=1.0)", classes=10, shape=(999,), training=TRAINING)
+    model = make(classes=10, shape=(999,), training=TRAINING)
     model.fit_private(
         np.zeros((0, 999), np.float32), np.zeros(0, np.int64), rate=1.0, clip=clip, noise_multiplier=noise_multiplier,
-        steps=1, expected_batch=10.0, entropy=entropy,
+        steps=1, expected_batch=10.0, entropy=entropy, step=1.0,
     )  # fmt: skip
     return -model.weights  # the step is 1, 10 classes, a batch of 10
 
@@ -298,6 +298,7 @@ def test_a_state_goes_round_with_its_space():
         ("noise_multiplier", math.inf, "noise_multiplier must be at least 0 and finite"),
         ("steps", 0, "steps must be at least 1, got 0"),
         ("expected_batch", 0.0, "expected_batch must be above 0"),
+        ("step", -1.0, "step must be above 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused_before_anything_is_drawn(number, value, sentence):
@@ -311,5 +312,7 @@ def test_images_have_shapes_or_scattering_and_other_inputs_are_taken_as_they_are
     assert make(shape=(1, 12, 12)).weights.shape == (1 + 25 * 32, 3)
     assert make("linear(features='scattering')", shape=(1, 12, 12)).weights.shape == (1 + 81 * 9, 3)
     assert make(shape=(12,)).weights.shape == (13, 3)
+    both = make("linear(features='shapes, scattering')", shape=(1, 12, 12))
+    assert both.weights.shape == (1 + 25 * 32 + 81 * 9, 3)
     with pytest.raises(SpecError, match="unknown features 'shape'. Did you mean 'shapes'"):
         make("linear(features='shape')", shape=(1, 12, 12))
