@@ -188,6 +188,7 @@ def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) ->
         noise_multiplier=budget.noise_multiplier,
         steps=budget.steps,
         expected_batch=budget.protection.rate * budget.protection.examples,
+        step=budget.protection.step,
         entropy=entropy_of(config.noise, config.seed, "client", site.key, "round", round_),
     )
     return event

@@ -109,11 +109,12 @@ class PrivateLearner(Protocol):
         steps: int,
         expected_batch: float,
         entropy: Entropy,
+        step: float,
     ) -> Event:
         """Take ``steps`` steps, each on Poisson batches of ``rate`` with gradients cut to ``clip``; return the event.
 
         Noise has ``noise_multiplier`` times ``clip`` as standard deviation. Sums are divided by ``expected_batch``, a
-        public number. Every random choice comes from ``entropy``.
+        public number. Every random choice comes from ``entropy``; ``step`` scales the first step's length.
         """
         ...
 

@@ -172,11 +172,11 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "one round in which every example is hidden: DP-SGD of a linear model on public features, epsilon 3",
         {
             "rounds": 1,
-            "learner": "linear(dimensions=20, temperature=4.0, step=0.3)",
+            "learner": "linear(dimensions=20, temperature=4.0)",
             "local_epochs": 20,
             "expertise": "uniform",
             "feedback": "none",
-            "protect": "dp_sgd(rate=1.0, clip=0.1, examples=125)",
+            "protect": "dp_sgd(rate=1.0, clip=0.1, examples=125, step=0.3)",
             "epsilon": 3.0,
         },
     ),

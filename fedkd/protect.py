@@ -28,8 +28,8 @@ class Protection:
     """What a protection bounds, and where: ``place`` is where noise is added.
 
     nowhere; training: every gradient step of a client; mean: the sum of all ballots, on the server; votes: the sum of
-    all votes, on the server. ``open`` is what stays open. ``rate``, ``clip`` and ``examples`` are the member's own
-    options.
+    all votes, on the server. ``open`` is what stays open. The rest are
+    the member's own options.
     """
 
     place: str = "nowhere"
@@ -41,6 +41,7 @@ class Protection:
     rate: float = 1.0
     clip: float = 1.0
     examples: int = 1
+    step: float = 1.0
 
 
 @protection
@@ -50,18 +51,20 @@ def none() -> Protection:
 
 
 @protection
-def dp_sgd(*, rate: float = 0.1, clip: float = 0.1, examples: int = 100) -> Protection:
+def dp_sgd(*, rate: float = 0.1, clip: float = 0.1, examples: int = 100, step: float = 1.5) -> Protection:
     """Hide every single example of a client: it learns by DP-SGD (Abadi et al., arXiv:1607.00133).
 
     Each step sees every example with probability ``rate``, by a coin of its own; gradients are cut to the L2 norm
     ``clip`` and get Gaussian noise. ``local_epochs`` / ``rate`` steps a round. All that leaves later is
     post-processing of the model, so labels and bytes are free. Server and other clients need not be trusted.
     ``examples`` is a public guess of how many a client holds, since the number itself is private: a wrong one makes
-    steps too long or too short and costs no privacy.
+    steps too long or too short and costs no privacy. ``step`` is how far the first one goes, relative to the length
+    that would suit a model without noise: less where data are few or epsilon is small.
     """
     _inside("dp_sgd", "rate", rate, 0, 1)
     _inside("dp_sgd", "clip", clip, 0, math.inf)
     _inside("dp_sgd", "examples", examples, 0, math.inf)
+    _inside("dp_sgd", "step", step, 0, math.inf)
     return Protection(
         "training",
         Unit.EXAMPLE,
@@ -75,6 +78,7 @@ def dp_sgd(*, rate: float = 0.1, clip: float = 0.1, examples: int = 100) -> Prot
         rate,
         clip,
         examples,
+        step,
     )
 
 
