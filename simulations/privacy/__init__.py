@@ -1,0 +1,1 @@
+"""Experiments on privacy, one module each: `python -m simulations.privacy.NAME`."""
