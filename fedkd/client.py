@@ -18,7 +18,7 @@ from fedkd.errors import CheckpointError
 from fedkd.events import Event, NonPrivate
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
-from fedkd.learner import Learner, Training, make_learner, private_trainer, set_threads
+from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
 from fedkd.privacy.noise import entropy_of
 from fedkd.protect import protection_of, spending
@@ -84,6 +84,7 @@ def build_learner(site: Site, config: Config) -> Learner:
         seed=derive(config.seed, "client", site.key, "init"),
     )
     set_threads(config.threads)
+    see_public(learner, site.transfer)
     return learner
 
 
@@ -165,6 +166,7 @@ def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) ->
         clip=budget.protection.clip,
         noise_multiplier=budget.noise_multiplier,
         steps=budget.steps,
+        expected_batch=budget.protection.rate * budget.protection.examples,
         entropy=entropy_of(config.noise, config.seed, "client", site.key, "round", round_),
     )
     return event

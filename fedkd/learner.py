@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from fedkd.errors import ExtraError, SpecError, did_you_mean
 from fedkd.events import Event
 from fedkd.privacy.noise import Entropy
+from fedkd.records import TransferSet
 from fedkd.registry import Registry, split
 from fedkd.softlabels import Array
 
@@ -30,7 +31,8 @@ FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 COUNT: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("width", "hidden", "trees", "iterations"), COUNT),
+    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions"), COUNT),
+    **dict.fromkeys(("step", "temperature"), (lambda value: 0 < value < math.inf, "above 0")),
     "size": (lambda value: value >= 0, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "penalty": (lambda value: 0 < value < math.inf, "above 0"),
@@ -101,13 +103,22 @@ class PrivateLearner(Protocol):
         clip: float,
         noise_multiplier: float,
         steps: int,
+        expected_batch: float,
         entropy: Entropy,
     ) -> Event:
         """Take ``steps`` steps, each on Poisson batches of ``rate`` with gradients cut to ``clip``; return the event.
 
-        Noise has ``noise_multiplier`` times ``clip`` as standard deviation. Every random choice comes from ``entropy``.
+        Noise has ``noise_multiplier`` times ``clip`` as standard deviation. Sums are divided by ``expected_batch``, a
+        public number. Every random choice comes from ``entropy``.
         """
         ...
+
+
+def see_public(model: Learner, transfer: TransferSet) -> None:
+    """Show ``model`` the transfer set before it learns, if it can make something of public inputs (``see``)."""
+    see = getattr(model, "see", None)
+    if see is not None:
+        see(transfer.inputs)
 
 
 def private_trainer(model: Learner, spec: str) -> PrivateLearner:
@@ -168,6 +179,26 @@ def boosting(
 ) -> Learner:
     """Histogram gradient boosting."""
     return _sklearn("learner 'boosting'", "boosting", classes, pseudo, iterations=iterations)
+
+
+@learner
+def linear(
+    shape: Shape,
+    classes: int,
+    training: Training,
+    seed: int,
+    *,
+    features: str = "shapes",
+    dimensions: int = 100,
+    step: float = 0.8,
+    temperature: float = 1.0,
+) -> Learner:
+    """Softmax regression on public features, in numpy: the fast way to a private client (:mod:`fedkd.features`)."""
+    from fedkd.linear_learner import LinearLearner
+
+    return LinearLearner(
+        shape, classes, training, features=features, dimensions=dimensions, step=step, temperature=temperature
+    )
 
 
 @learner

@@ -28,7 +28,8 @@ class Protection:
     """What a protection bounds, and where: ``place`` is where noise is added.
 
     nowhere; training: every gradient step of a client; mean: the sum of all ballots, on the server; votes: the sum of
-    all votes, on the server. ``open`` is what stays open. ``rate`` and ``clip`` are the member's own options.
+    all votes, on the server. ``open`` is what stays open. ``rate``, ``clip`` and ``examples`` are the member's own
+    options.
     """
 
     place: str = "nowhere"
@@ -39,6 +40,7 @@ class Protection:
     open: tuple[str, ...] = ()
     rate: float = 1.0
     clip: float = 1.0
+    examples: int = 1
 
 
 @protection
@@ -48,15 +50,18 @@ def none() -> Protection:
 
 
 @protection
-def dp_sgd(*, rate: float = 0.1, clip: float = 0.1) -> Protection:
+def dp_sgd(*, rate: float = 0.1, clip: float = 0.1, examples: int = 100) -> Protection:
     """Hide every single example of a client: it learns by DP-SGD (Abadi et al., arXiv:1607.00133).
 
     Each step sees every example with probability ``rate``, by a coin of its own; gradients are cut to the L2 norm
     ``clip`` and get Gaussian noise. ``local_epochs`` / ``rate`` steps a round. All that leaves later is
-    post-processing of the model, so labels, rounds and bytes are free. Server and clients need not be trusted.
+    post-processing of the model, so labels and bytes are free. Server and other clients need not be trusted.
+    ``examples`` is a public guess of how many a client holds, since the number itself is private: a wrong one makes
+    steps too long or too short and costs no privacy.
     """
     _inside("dp_sgd", "rate", rate, 0, 1)
     _inside("dp_sgd", "clip", clip, 0, math.inf)
+    _inside("dp_sgd", "examples", examples, 0, math.inf)
     return Protection(
         "training",
         Unit.EXAMPLE,
@@ -69,6 +74,7 @@ def dp_sgd(*, rate: float = 0.1, clip: float = 0.1) -> Protection:
         ),
         rate,
         clip,
+        examples,
     )
 
 

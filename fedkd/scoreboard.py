@@ -14,7 +14,7 @@ from fedkd import metrics
 from fedkd.client import HONEST, role, spec_of, training_of
 from fedkd.config import Config
 from fedkd.federation import Federation
-from fedkd.learner import Learner, make_learner, set_threads
+from fedkd.learner import Learner, make_learner, see_public, set_threads
 from fedkd.privacy.report import statement
 from fedkd.random import derive, generator
 from fedkd.state import State
@@ -32,6 +32,7 @@ def build_student(config: Config, shared: Federation, *, purpose: str = "student
         seed=derive(config.seed, "server", purpose, "init"),
     )
     set_threads(config.threads)
+    see_public(model, shared.transfer)
     return model
 
 

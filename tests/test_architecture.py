@@ -32,7 +32,7 @@ LAYERS = [
     {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset",
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "report_template", "page", "recording", "augment", "schedule",
-     "lesson", "attack", "defense", "hint", "privacy", "protect"},
+     "lesson", "attack", "defense", "hint", "features", "linear_learner", "privacy", "protect"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "rounds", "rundir", "reference"},

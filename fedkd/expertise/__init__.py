@@ -21,7 +21,8 @@ from fedkd.expertise.density import density, distance, gaussian
 from fedkd.expertise.plain import Expertise, Weights, confidence, entropy_, expertise, uniform
 from fedkd.expertise.ratio import density_ratio, kulsif
 from fedkd.expertise.sketch import Sketch, noisy_sketch, private_sketch, private_weights
-from fedkd.expertise.space import intrinsic_dimension, kth_distance, nearest, principal_components, shapes, space
+from fedkd.expertise.space import intrinsic_dimension, kth_distance, nearest, principal_components, space
+from fedkd.features import shapes
 from fedkd.privacy.noise import Entropy, SeededEntropy
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedkd.features import SIDE, shapes
 from fedkd.random import generator
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array
@@ -39,38 +40,8 @@ def space(transfer: TransferSet, dimensions: int) -> tuple[Array, Project]:
 
     Inputs that are no images of at least 8 x 8 have no shapes: they are compared as they are.
     """
-    image = transfer.inputs.ndim == 4 and min(transfer.inputs.shape[2:]) >= 8
+    image = transfer.inputs.ndim == 4 and min(transfer.inputs.shape[2:]) >= SIDE
     return _components(transfer, dimensions, shapes if image else _flat)
-
-
-def shapes(x: Array, *, cells: int = 7, bins: int = 8) -> Array:
-    """Return histograms of oriented gradients (N, D), square-rooted, of images (N, channels, height, width).
-
-    Edge strength by direction (``bins``, a line and its opposite are one) in up to ``cells`` x ``cells`` cells, each
-    block of 2 x 2 cells normalized (Dalal and Triggs, 2005); the root keeps a few strong edges from deciding alone.
-    Blind to brightness and small shifts, so that near means alike far more often than among pixels. Nothing is
-    fitted: everyone computes the same numbers. Range [0, 1].
-    """
-    n, _, height, width = x.shape
-    cells = min(cells, height // 2, width // 2)
-    gx, gy = np.zeros(x.shape, np.float32), np.zeros(x.shape, np.float32)
-    gx[..., 1:-1] = x[..., 2:] - x[..., :-2]
-    gy[..., 1:-1, :] = x[..., 2:, :] - x[..., :-2, :]
-    strength = np.hypot(gx, gy)
-    strongest = strength.argmax(axis=1)[:, None]  # the channel with the clearest edge speaks for the pixel
-    gx, gy, strength = (np.take_along_axis(a, strongest, axis=1)[:, 0] for a in (gx, gy, strength))
-    angle = np.arctan2(gy, gx) % np.pi * (bins / np.pi)
-    low = angle.astype(np.int64)
-    share = (angle - low) * strength  # what goes to the next direction
-    place = (np.arange(height) * cells // height)[:, None] * cells + np.arange(width) * cells // width
-    cell = (np.arange(n)[:, None, None] * cells**2 + place) * bins
-    size = n * cells**2 * bins
-    histogram = np.bincount((cell + low % bins).ravel(), (strength - share).ravel(), size)
-    histogram += np.bincount((cell + (low + 1) % bins).ravel(), share.ravel(), size)
-    h = np.maximum(histogram, 0).astype(np.float32).reshape(n, cells, cells, bins)
-    block = np.concatenate([h[:, :-1, :-1], h[:, 1:, :-1], h[:, :-1, 1:], h[:, 1:, 1:]], axis=3)
-    block /= np.sqrt((block**2).sum(axis=3, keepdims=True) + 0.1)  # of a flat block the noise is not blown up
-    return np.asarray(np.sqrt(block).reshape(n, -1))
 
 
 def nearest(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:

@@ -41,7 +41,7 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
         "events": [f"{type(event).__name__}{vars(event)}" for event in events],
         "assumptions": list(chosen.assumptions),
         "not_covered": list(chosen.open),
-        "attacker": words.told(events, config.delta),
+        "attacker": words.sentence(words.advantage(events), chosen.unit),
         "why": "",
     }
     told["why"] = f"Against {chosen.adversary}. {told['attacker']} Not covered: {'; '.join(chosen.open)}."

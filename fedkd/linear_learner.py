@@ -1,0 +1,273 @@
+"""Softmax regression on fixed public features, also with differential privacy: numpy alone, and quick.
+
+The gradient of one example is the outer product of its row and its error, so its norm is the product of two norms: what
+DP-SGD clips costs nothing to know. What else keeps the loss small is public, and so free: the features
+(:mod:`fedkd.features`), their whitened principal components in the transfer set (:meth:`LinearLearner.see`), where
+noise falls on few directions and on all alike, and the curvature there, by which every step is divided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedkd.dataset import fingerprint
+from fedkd.errors import CheckpointError, ConfigError, PrivacyError, SpecError
+from fedkd.events import Event, SampledGaussian
+from fedkd.features import CHUNK, SIDE
+from fedkd.features import features as known_features
+from fedkd.learner import Training
+from fedkd.privacy.noise import Entropy
+from fedkd.softlabels import Array, one_hot, softmax
+
+CONSTANT = np.float32(1 / 3)
+"""What the constant coordinate is to the length of the others, before rows get length 1."""
+
+RIDGE = 0.03
+"""Added to the curvature, relative to its mean: directions in which public rows hardly differ are not blown up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Principal components of public rows: the mean (D,), whitening directions (D, d), moments (d + 1, d + 1).
+
+    ``moments`` are the mean products of the coordinates of :meth:`rows`.
+    """
+
+    center: Array
+    basis: Array
+    moments: Array
+
+    def rows(self, z: Array) -> Array:
+        """Return rows (n, d + 1) of length 1 for features ``z`` (n, D)."""
+        return _unit((z - self.center) @ self.basis)
+
+
+_SEEN: dict[tuple[str, str, int], tuple[Space, Array]] = {}
+"""The space and the rows (n, d + 1) of the public inputs seen last: the clients of one process share them."""
+
+
+class LinearLearner:
+    """Softmax regression whose rows all have length 1, so that no example weighs more than another.
+
+    Without :meth:`see` the features themselves are the row. ``temperature`` above 1 keeps what a noisy model predicts
+    from being all certain, so that a mean of many models, sharpened again, is the mean of their logits.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        training: Training,
+        *,
+        features: str = "shapes",
+        dimensions: int = 100,
+        step: float = 0.8,
+        temperature: float = 1.0,
+    ) -> None:
+        """Start from no opinion; ``step`` is what :meth:`fit_private` goes of Newton's step at that point."""
+        image = len(shape) == 3 and min(shape[1:]) >= SIDE
+        self.features = known_features.build(features if image else "raw")
+        try:
+            width = self.features(np.zeros((1, *shape), np.float32)).shape[1]
+        except (TypeError, ValueError, IndexError) as error:
+            raise SpecError(f"learner 'linear': features {features!r} cannot read inputs {shape}: {error}") from None
+        self.classes, self.training = classes, training
+        self.dimensions, self.step, self.temperature = dimensions, step, temperature
+        self.space: Space | None = None
+        self.tainted = False
+        self.weights = np.zeros((width + 1, classes), np.float32)
+        self.parameters = self.weights.size
+        self.architecture = f"linear({features=}, {dimensions=})"
+        self._width = width
+
+    def see(self, x: Array) -> None:
+        """Take up PUBLIC inputs ``x`` (n, ...): their leading principal components are what the model works in.
+
+        Starts the model anew, unless it has seen these inputs before.
+        """
+        key = self._key(x)
+        if key not in _SEEN:
+            z = self._features(x)
+            space = _space(z, self.dimensions)
+            _SEEN.clear()  # one transfer set at a time is what a process serves
+            _SEEN[key] = (space, space.rows(z))
+        space = _SEEN[key][0]
+        if self.space is not None and np.array_equal(space.basis, self.space.basis):
+            return
+        self.space = space
+        self.weights = np.zeros((space.basis.shape[1] + 1, self.classes), np.float32)
+        self.parameters = self.weights.size
+
+    def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
+        """Learn private labels without any privacy, for ``training.epochs`` steps."""
+        if len(y):
+            self.tainted = True
+            self._descend(self.rows(x), one_hot(y, self.classes), np.ones(len(y)), self.training.epochs)
+
+    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
+        """Learn soft labels of public inputs, for ``training.distill_epochs`` steps: no privacy is spent."""
+        counts = np.flatnonzero(w > 0)  # the other rows may hold anything, also NaN
+        if len(counts):
+            self._descend(self.rows(x[counts]), p[counts], w[counts], self.training.distill_epochs)
+
+    def fit_private(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        rate: float,
+        clip: float,
+        noise_multiplier: float,
+        steps: int,
+        expected_batch: float,
+        entropy: Entropy,
+    ) -> Event:
+        """Learn private labels by ``steps`` steps of DP-SGD (Abadi et al., arXiv:1607.00133) and return what it cost.
+
+        In each step every example takes part by its own coin with probability ``rate`` (a step in which none does is
+        one too), errors are scaled down to length ``clip`` in (0, 1.42), and Gaussian noise of ``noise_multiplier`` *
+        ``clip`` falls on each coordinate of their sum. Neighbors differ by one example added or removed.
+
+        The sum is divided by ``expected_batch``, which must be public: with these neighbors the number of private
+        examples is itself private, and a step whose length depends on it would tell it. Take ``rate`` times a number
+        that holds for the whole federation, or that was released with noise and accounted. A wrong one is no
+        privacy loss, only a longer or shorter step.
+
+        Directions are divided by the curvature of the public rows that :meth:`see` got, which is post-processing. The
+        steps shrink to nothing, so that the last noise, which nothing corrects, moves the model least.
+        """
+        _check(rate, clip, noise_multiplier, steps, expected_batch)
+        if self.tainted:
+            raise PrivacyError("this model has learned private data without noise: start a new one to fit privately")
+        v = self.rows(x)
+        invert = self._public_curvature()
+        weights, taken = self.weights.astype(np.float64), 0
+        for t in range(steps):
+            chosen = slice(None) if rate == 1 else np.flatnonzero(entropy.coins(len(v), rate))
+            total = clipped_sum(v[chosen], y[chosen], weights.astype(np.float32), clip).astype(np.float64)
+            total += noise_multiplier * clip * entropy.normals(total.shape)
+            taken += 1
+            length = self.step * (1 - t / steps) * self.classes / expected_batch
+            weights -= length * (total if invert is None else invert @ total)
+        self.weights = weights.astype(np.float32)
+        return SampledGaussian(rate=float(rate), noise_multiplier=float(noise_multiplier), count=taken)
+
+    def predict(self, x: Array) -> Array:
+        """Return soft labels (n, C)."""
+        parts = [self.rows(x[i : i + CHUNK]) @ self.weights for i in range(0, max(len(x), 1), CHUNK)]
+        return np.asarray(softmax(np.concatenate(parts), temperature=self.temperature), np.float32)
+
+    def state(self) -> dict[str, Array]:
+        """Return the weights, the space that they are of, and whether they know private data."""
+        state = {"weights": self.weights, "tainted": np.array(self.tainted)}
+        return state if self.space is None else {**state, **dataclasses.asdict(self.space)}
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Take up weights and their space."""
+        if not state:
+            return
+        space = Space(state["center"], state["basis"], state["moments"]) if "basis" in state else None
+        width = self._width if space is None else space.basis.shape[1]
+        weights = state.get("weights", np.empty(0))
+        if weights.shape != (width + 1, self.classes) or (space and len(space.basis) != self._width):
+            raise CheckpointError(f"this state is not one of {self.architecture}: weights of shape {weights.shape}")
+        self.space, self.weights, self.tainted = space, weights, bool(state.get("tainted", True))
+        self.parameters = weights.size
+
+    def rows(self, x: Array) -> Array:
+        """Return what the model sees of inputs: rows (n, d + 1) of length 1, the last coordinate from a constant."""
+        if self.space is None:
+            return _unit(self._features(x))
+        if any(self.space is space and len(x) == len(v) for space, v in _SEEN.values()):
+            known = _SEEN.get(self._key(x))
+            if known is not None:
+                return known[1]
+        return self.space.rows(self._features(x))
+
+    def _key(self, x: Array) -> tuple[str, str, int]:
+        return fingerprint(x), self.architecture, self.dimensions
+
+    def _features(self, x: Array) -> Array:
+        parts = [self.features(x[i : i + CHUNK]) for i in range(0, max(len(x), 1), CHUNK)]
+        return np.asarray(np.concatenate(parts), np.float32)
+
+    def _public_curvature(self) -> Array | None:
+        """Return the inverse of the public rows' second moments (d + 1, d + 1), or nothing where none were seen."""
+        return None if self.space is None else np.asarray(np.linalg.inv(_ridged(self.space.moments)))
+
+    def _descend(self, v: Array, p: Array, w: Array, steps: int) -> None:
+        """Minimize the cross entropy of soft labels ``p`` (n, C) by accelerated steps over all rows.
+
+        Half the rows' second moments bound the curvature from above everywhere (Böhning, 1992): no rate to choose.
+        """
+        w = (w / w.sum()).astype(np.float32)[:, None]
+        factor = 2 * np.linalg.inv(_ridged(v.T @ (w * v), ridge=1e-4)).astype(np.float32)
+        before, ahead = self.weights, self.weights
+        for t in range(steps):
+            now = ahead - factor @ (v.T @ (w * (softmax(v @ ahead) - p)))
+            before, ahead = now, now + (t / (t + 3)) * (now - before)  # Nesterov's momentum
+        self.weights = np.asarray(before, np.float32)
+
+
+def clipped_sum(v: Array, y: Array, weights: Array, clip: float) -> Array:
+    """Return the sum (d, C) of the examples' gradients of cross entropy, each of Euclidean norm at most ``clip``.
+
+    The gradient of one is v (p - y)^T, whose norm is ||v|| ||p - y||: no gradient of an example is ever formed.
+    """
+    error = softmax(v @ weights) - one_hot(y, weights.shape[1])
+    norm = np.linalg.norm(v, axis=1) * np.linalg.norm(error, axis=1)
+    # A hair less than the clip, for what rounding adds.
+    return np.asarray(v.T @ (error * np.minimum(1, clip * (1 - 1e-6) / np.maximum(norm, 1e-30))[:, None]))
+
+
+def _space(z: Array, dimensions: int) -> Space:
+    """Return the leading principal components of rows ``z`` (n, D), whitened, and the second moments of unit rows."""
+    center = z.mean(axis=0, dtype=np.float64).astype(np.float32)
+    about = z - center
+    count = min(dimensions, z.shape[1], max(len(z) - 1, 1))
+    directions, variances = _leading(about, count)
+    kept = variances > 1e-6 * variances.max(initial=0)
+    basis = directions[:, kept] / np.sqrt(variances[kept] * max(int(kept.sum()), 1))
+    v = _unit(about @ basis)
+    return Space(center, basis, np.asarray(v.T @ v / len(v)))
+
+
+def _leading(about: Array, count: int) -> tuple[Array, Array]:
+    """Return the ``count`` leading directions (D, count) of centered rows and the variances along them, descending.
+
+    Subspace iteration from fixed directions: equal for everyone, and of wide rows no (D, D) matrix is formed.
+    """
+    width = min(count + 20, *about.shape)
+    found = np.random.Generator(np.random.PCG64(0)).standard_normal((about.shape[1], width)).astype(np.float32)
+    for _ in range(6):
+        found = np.linalg.qr(about.T @ (about @ found))[0]
+    part = (about @ found).astype(np.float64)
+    variances, turn = np.linalg.eigh(part.T @ part / len(about))
+    order = np.argsort(variances)[::-1][:count]
+    return np.asarray(found @ turn[:, order], np.float32), variances[order].astype(np.float32)
+
+
+def _unit(z: Array) -> Array:
+    v = np.concatenate([z, np.full((len(z), 1), CONSTANT, np.float32)], axis=1)
+    return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
+
+
+def _ridged(moments: Array, *, ridge: float = RIDGE) -> Array:
+    return np.asarray(moments + ridge * np.trace(moments) / len(moments) * np.eye(len(moments)), np.float64)
+
+
+def _check(rate: float, clip: float, noise_multiplier: float, steps: int, expected_batch: float) -> None:
+    """Raise :class:`ConfigError` unless the numbers of a private fit make sense."""
+    if not 0 < rate <= 1:
+        raise ConfigError(f"rate must be in (0, 1], got {rate}")
+    for name, value in (("clip", clip), ("expected_batch", expected_batch)):
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name} must be above 0 and finite, got {value}")
+    if not 0 <= noise_multiplier < math.inf:
+        raise ConfigError(f"noise_multiplier must be at least 0 and finite, got {noise_multiplier}")
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, got {steps}")
