@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from fedkd.linear_learner import LinearLearner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -14,9 +13,10 @@ from fedkd import audits
 from fedkd.audit_cli import audit_app
 from fedkd.config import Config, Resolved
 from fedkd.errors import ConfigError, PrivacyError
-from fedkd.events import NonPrivate
+from fedkd.events import Gaussian, NonPrivate, SampledGaussian
 from fedkd.federation import federation
 from fedkd.learner import Training
+from fedkd.linear_learner import LinearLearner
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import (
     Counts,
@@ -42,6 +42,7 @@ from fedkd.privacy.audit import (
 )
 from fedkd.privacy.gaussian import epsilon_of, mu_of
 from fedkd.privacy.noise import SeededEntropy
+from fedkd.protect import Spending, protection_of
 from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport
 from fedkd.rundir import RunDirectory
@@ -79,11 +80,11 @@ def test_a_bound_is_on_its_side_of_what_was_seen(n, share, confidence):
 
 
 def test_epsilon_is_the_log_ratio_of_hits_and_false_alarms():
-    many = 10_000_000  # so that the bounds are the rates
+    many = 1_000_000  # so that the bounds are the rates
     counts = Counts(false_alarms=many // 10, without=many, hits=many // 2, present=many)
-    assert epsilon_bound(counts) == pytest.approx(math.log(5), abs=0.01)
-    assert epsilon_bound(counts, delta=0.1) == pytest.approx(math.log(4), abs=0.01)
-    assert mu_bound(counts) == pytest.approx(1.2815516, abs=0.01)  # Phi^-1(0.5) - Phi^-1(0.1)
+    assert epsilon_bound(counts) == pytest.approx(math.log(5), abs=0.02)
+    assert epsilon_bound(counts, delta=0.1) == pytest.approx(math.log(4), abs=0.02)
+    assert mu_bound(counts) == pytest.approx(1.2815516, abs=0.02)  # Phi^-1(0.5) - Phi^-1(0.1)
 
 
 def test_silence_tells_as_much_as_alarms():
@@ -166,15 +167,15 @@ def gaussian(mu):
 
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 8.0])
 def test_an_audit_of_gaussian_noise_is_close_to_the_truth_and_below_it(epsilon):
-    found = audit_mechanism(gaussian(mu_of(epsilon, DELTA)), epsilon, DELTA, trials=10_000, entropy=entropy())
+    found = audit_mechanism(gaussian(mu_of(epsilon, DELTA)), epsilon, DELTA, trials=8000, entropy=entropy())
     assert found.passed
-    assert 0.7 * epsilon < found.lower < epsilon
-    assert found.counts.present == 8000
+    assert 0.6 * epsilon < found.lower < epsilon
+    assert found.counts.present == 7200
 
 
 def test_right_noise_fails_no_more_often_than_is_said():
     rng = entropy(7)
-    runs = [audit_mechanism(gaussian(1.0), epsilon_of(1.0, DELTA), DELTA, trials=200, confidence=0.8, entropy=rng)
+    runs = [audit_mechanism(gaussian(1.0), epsilon_of(1.0, DELTA), DELTA, trials=150, confidence=0.8, entropy=rng)
             for _ in range(100)]  # fmt: skip
     assert sum(not run.passed for run in runs) <= 20
 
@@ -218,11 +219,11 @@ def dp_sgd(rate, steps, bug=lambda noise, entropy: (noise, entropy)):
 
 
 MECHANISMS = {
-    "sketch": (lambda z: neighbors.sketch(z), 800),
-    "mean": (lambda z: neighbors.mean(z, rows=4, others=3), 260),
-    "mean, clipped": (lambda z: neighbors.mean(z, clip=0.3, rows=4, others=3), 260),
-    "one step": (lambda z: neighbors.training(dp_sgd(1.0, 1), z), 800),
-    "four steps": (lambda z: neighbors.training(dp_sgd(1.0, 4), 2 * z), 600),
+    "sketch": (lambda z: neighbors.sketch(z), 500),
+    "mean": (lambda z: neighbors.mean(z, rows=4, others=3), 160),
+    "mean, clipped": (lambda z: neighbors.mean(z, clip=0.3, rows=4, others=3), 160),
+    "one step": (lambda z: neighbors.training(dp_sgd(1.0, 1), z), 500),
+    "four steps": (lambda z: neighbors.training(dp_sgd(1.0, 4), 2 * z), 400),
 }
 
 
@@ -233,24 +234,24 @@ def test_the_right_noise_passes_and_too_little_by_root_two_fails(name):
     right = audit_mechanism(make(0.4), claimed, DELTA, trials=trials, entropy=entropy(1))
     wrong = audit_mechanism(make(0.4 / ROOT2), claimed, DELTA, trials=trials, entropy=entropy(1))
     assert right.passed
-    assert right.lower > 0.5 * claimed  # the audit sees nearly all there is
+    assert right.lower > 0.4 * claimed  # the audit sees nearly all there is
     assert not wrong.passed
 
 
-class Once(SeededEntropy):
-    """Noise in the first step only."""
+class Late(SeededEntropy):
+    """Noise in the fourth step only."""
 
     def __init__(self, other):
         super().__init__(other.generator)
-        self.left = 1
+        self.step = 0
 
     def normals(self, shape):
-        self.left -= 1
-        return super().normals(shape) if self.left >= 0 else np.zeros(shape)
+        self.step += 1
+        return super().normals(shape) if self.step == 4 else np.zeros(shape)
 
 
-def test_noise_in_the_first_step_alone_is_found():
-    train = dp_sgd(1.0, 4, bug=lambda noise, source: (noise, Once(source)))
+def test_noise_in_the_last_step_alone_is_found():
+    train = dp_sgd(1.0, 4, bug=lambda noise, source: (noise, Late(source)))
     found = audit_mechanism(
         neighbors.training(train, 0.8), epsilon_of(1 / 0.4, DELTA), DELTA, trials=300, entropy=entropy()
     )
@@ -385,7 +386,7 @@ def test_nothing_is_promised_without_protection(tmp_path):
 
 
 def test_the_configured_mechanism_passes_and_leaves_a_report(tmp_path):
-    found = CliRunner().invoke(audit_app, ["mechanism", *CENTRAL, "--trials", "200", "--output", str(tmp_path)])
+    found = CliRunner().invoke(audit_app, ["mechanism", *CENTRAL, "--trials", "100", "--output", str(tmp_path)])
     assert found.exit_code == 0, found.output
     told = json.loads((tmp_path / "audit.json").read_text())
     assert (told["result"], told["unit"], told["neighbors"]) == ("PASS", "client", "zero_out")
@@ -410,11 +411,14 @@ def test_an_audit_that_cannot_see_says_so():
     assert finding.verdict == "PASS, but blind"
 
 
-def test_every_mechanism_of_a_private_client_is_audited():
-    config = Config(protect="dp_sgd(rate=0.3)", epsilon=3.0, learner="linear", expertise="private_sketch", rounds=1)
-    findings = audits.audit_config(config, trials=400, entropy=entropy(3))
+def test_every_mechanism_of_a_private_client_is_audited(monkeypatch):
+    config = Config(protect="dp_sgd(rate=0.5)", epsilon=3.0, learner="linear", expertise="private_sketch", rounds=1)
+    planned = Spending(protection_of(config), (Gaussian(3.7),), (SampledGaussian(0.5, 2.0, 10),), 2.0, 10)
+    monkeypatch.setattr(audits, "spending", lambda config: planned)  # the accountant's work, in no time
+    findings = audits.audit_config(config, trials=150, entropy=entropy(3))
     assert [finding.what for finding in findings] == ["epsilon", "epsilon", "rate"]
-    assert all(finding.verdict == "PASS" for finding in findings)
+    assert all(finding.passed for finding in findings)
+    assert [finding.claimed for finding in findings] == pytest.approx([13.2067, 13.2067, 0.5], abs=1e-3)
 
 
 @pytest.fixture
@@ -433,7 +437,7 @@ def recorded(tmp_path):
     }
     save_round(directory.ballots, Query(1, rows, 10, shared.transfer.fingerprint), releases)
     answered = {str(k): {"status": "answered"} for k in range(3)}
-    directory.append(RoundReport(1, {}, {}, answered, {}))
+    directory.append(RoundReport(1, {}, answered, {}, {}))
     return directory
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -21,7 +20,7 @@ from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import TINY, Array
 
 NORMAL = NormalDist()
-PILOT = 0.2
+PILOT = 0.1
 """Share of an audit's trials that choose the threshold. They are not counted after that, so the choice is free."""
 FEW_SHADOWS = 64
 """Below so many shadow models LiRA takes one variance for all examples (Carlini et al., section VI.C)."""
@@ -30,23 +29,17 @@ FEW_SHADOWS = 64
 # Rates: how often something happens, from how often it did.
 
 
-@lru_cache(maxsize=64)
-def _log_choose(n: int) -> Array:
-    """Return the logarithms (n + 1,) of the binomial coefficients of ``n``."""
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    return np.asarray(logs[n] - logs - logs[::-1])
-
-
 def binomial_tail(k: int, n: int, p: float) -> float:
     """Return the chance of at least ``k`` in ``n`` tries that succeed with probability ``p`` each."""
-    if k <= 0:
-        return 1.0
-    if k > n or p <= 0:
-        return 0.0
-    if p >= 1:
-        return 1.0
-    j = np.arange(k, n + 1)
-    return min(1.0, float(np.exp(_log_choose(n)[k:] + j * math.log(p) + (n - j) * math.log1p(-p)).sum()))
+    if k <= 0 or k > n or p <= 0 or p >= 1:
+        return float(k <= 0 or (k <= n and p >= 1))
+    if k < n * p:  # below the middle the other tail is the short one
+        return 1 - binomial_tail(n - k + 1, n, 1 - p)
+    j = np.arange(k, min(n, k + 5 * math.isqrt(n) + 50) + 1)  # ten deviations: what is left out has no digit
+    growth = np.log((n - j[:-1]) / (j[:-1] + 1)) + math.log(p) - math.log1p(-p)
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    first = math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
+    return min(1.0, first * float(np.exp(np.append(0.0, np.cumsum(growth))).sum()))
 
 
 def rate_lower(k: int, n: int, *, confidence: float = 0.95) -> float:
@@ -158,17 +151,20 @@ def audit_mechanism(
     if not (np.isfinite(present).all() and np.isfinite(without).all()):
         raise PrivacyError("the mechanism put out numbers that are not finite, of which nothing can be said")
     pilot = int(PILOT * trials)
-    threshold = _best_threshold(present[:pilot], without[:pilot])
+    threshold = _threshold(present[:pilot], without[:pilot], delta, gaussian)
     counts = count(present[pilot:], without[pilot:], threshold)
     mu = mu_bound(counts, confidence=confidence)
     lower = epsilon_of(mu, delta) if gaussian else epsilon_bound(counts, delta=delta, confidence=confidence)
     return Audit(claimed, delta, lower, mu, confidence, trials, counts)
 
 
-def _best_threshold(present: Array, without: Array) -> float:
-    """Return the threshold at which a mu-Gaussian mechanism would be told best."""
-    candidates = np.quantile(np.concatenate([present, without]), np.linspace(0.02, 0.98, 49))
-    return float(max(candidates, key=lambda at: mu_bound(count(present, without, at), confidence=0.9)))
+def _threshold(present: Array, without: Array, delta: float, gaussian: bool) -> float:
+    """Return the threshold that tells most: in the middle for Gaussian noise, else where the bound is largest."""
+    together = np.concatenate([present, without])
+    if gaussian:  # both errors are then alike, and the chance in mu is least
+        return float(np.median(together))
+    candidates = np.quantile(together, np.linspace(0.02, 0.98, 49))
+    return float(max(candidates, key=lambda at: epsilon_bound(count(present, without, at), delta=delta)))
 
 
 # Lower bounds on epsilon from one run.
@@ -233,7 +229,8 @@ def correct_guesses(scores: Array, included: Array, *, present: int, absent: int
 def _tails(n: int, epsilon: float) -> Array:
     """Return the chances (n + 1,) of at least 0, 1, ..., n right guesses of ``n``, each right with odds e^epsilon."""
     j, right = np.arange(n + 1), -math.log1p(math.exp(-epsilon))
-    mass = np.exp(_log_choose(n) + j * right + (n - j) * (right - epsilon))
+    ways = np.append(0.0, np.cumsum(np.log((n - j[:-1]) / (j[:-1] + 1))))  # logarithms of the binomial coefficients
+    mass = np.exp(ways + j * right + (n - j) * (right - epsilon))
     return np.asarray(np.minimum(np.cumsum(mass[::-1])[::-1], 1.0))
 
 
