@@ -14,13 +14,16 @@ import numpy as np
 from fedkd.attack import Attack, attack, dishonest
 from fedkd.codec import Known, decode_query, encode_release, peek, remember, remember_feedback
 from fedkd.config import Config, mixed
+from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError
-from fedkd.events import Event, NonPrivate
+from fedkd.events import Event, NonPrivate, NoOp
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
+from fedkd.privacy.ledger import Budget
 from fedkd.privacy.noise import entropy_of
+from fedkd.privacy.purse import begin_round, open_purse
 from fedkd.protect import protection_of, spending
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
@@ -35,7 +38,9 @@ HONEST = Attack(0.0)
 class Site:
     """What a client owns: private data (N, ...) and (N,), a copy of the transfer set, and a file for its state.
 
-    ``test`` is a test set that a simulation evaluates local models on; a device has none.
+    ``test`` is a test set that a simulation evaluates local models on; a device has none. With ``protect = dp_sgd``,
+    ``ledger`` is the folder that remembers what was spent on this data, in which ``run`` names this run, and
+    ``budget`` what its owner allows in all runs together.
     """
 
     key: int
@@ -45,6 +50,9 @@ class Site:
     transfer: TransferSet
     test: tuple[Array, Array] | None = None
     state: Path | None = None
+    ledger: Path | None = None
+    run: str = "run"
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,7 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
+    trains = _charge(site, config, query.round, digest)
 
     learner = build_learner(site, config)
     learner.load(_under("model.", arrays))
@@ -129,7 +138,7 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         if back is not None:
             x = site.transfer.inputs[back.indices]
             learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
-        event = _fit(site, config, learner, y, query.round)
+        event = _fit(site, config, learner, y, query.round) if trains else NoOp()
         p = _predict(site, learner, site.transfer.inputs[query.indices])
         w, remembered = _expertise(site, config, query, p, arrays)
     if act.ballot is not None:
@@ -151,6 +160,15 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
         save_arrays(site.state, kept, header, durable=False)
     return Answer(reply, local)
+
+
+def _charge(site: Site, config: Config, round_: int, digest: str) -> bool:
+    """Charge the site's ledger before private data is read; return whether this round may train on it."""
+    if site.ledger is None or protection_of(config).place != "training":
+        return True
+    own = hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
+    with open_purse(site.ledger, config, own, site.budget) as ledger:
+        return begin_round(ledger, config, site.run, round_, digest)
 
 
 def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) -> Event:

@@ -158,6 +158,31 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "broadcast": "quantize(bits=4) | delta | range_code",
         },
     ),
+    "private": (
+        "one round in which every example is hidden: DP-SGD of a linear model on public features, epsilon 3",
+        {
+            "rounds": 1,
+            "learner": "linear(dimensions=20, temperature=4.0, step=0.3)",
+            "local_epochs": 20,
+            "expertise": "uniform",
+            "feedback": "none",
+            "protect": "dp_sgd(rate=1.0, clip=0.1, examples=125)",
+            "epsilon": 3.0,
+        },
+    ),
+    "private_clients": (
+        "one round in which every client is hidden: noise on the sum of 100 clients' ballots, epsilon 8",
+        {
+            "rounds": 1,
+            "clients": 100,
+            "learner": "linear(dimensions=20)",
+            "expertise": "uniform",
+            "feedback": "none",
+            "protect": "central(clip=0.25)",
+            "epsilon": 8.0,
+            "record": False,
+        },
+    ),
     "fedmd": (
         "FedMD, Li and Wang, arXiv:1910.03581: mean logits go back, clients match them",
         {

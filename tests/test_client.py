@@ -1,5 +1,8 @@
 """A client's half of a round: bytes in, bytes out."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,8 +11,12 @@ from fedkd.client import HONEST, Site, answer, build_learner, class_means, regul
 from fedkd.codec import decode_release, encode_query, remember_feedback
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
-from fedkd.errors import CodecError, FingerprintError, SoftLabelError
+from fedkd.errors import BudgetExhausted, CodecError, FingerprintError, SoftLabelError
+from fedkd.events import NoOp, SampledGaussian
 from fedkd.files import load_arrays
+from fedkd.privacy.ledger import Budget
+from fedkd.privacy.purse import open_purse, planned
+from fedkd.protect import spending
 from fedkd.records import Query, Teacher, TransferSet
 from fedkd.softlabels import one_hot
 
@@ -282,3 +289,41 @@ def test_a_larger_share_of_liars_contains_the_smaller_one():
     few, many = (CONFIG.model_copy(update={"attack": f"random(share={share})"}) for share in (0.25, 0.5))
     liars = [{k for k in range(8) if role(config, k) is not HONEST} for config in (few, many)]
     assert len(liars[0]) == 2 and len(liars[1]) == 4 and liars[0] < liars[1]
+
+
+PRIVATE = CONFIG.model_copy(
+    update={"protect": "dp_sgd(rate=0.5)", "epsilon": 3.0, "rounds": 2, "learner": "linear", "expertise": "uniform"}
+)
+
+
+def test_a_private_client_charges_its_ledger_before_it_trains_and_says_what_it_did(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger", state=tmp_path / "state.safetensors")
+    first = answer(mine, frame(ask()), PRIVATE)
+    _, release = decode_release(first.frame, ask())
+    assert release.event == spending(PRIVATE).round[0]
+    assert first.accuracy is None
+    assert answer(mine, frame(ask()), PRIVATE) == first  # a retry: the same bytes, nothing new is spent
+    with open_purse(tmp_path / "ledger", PRIVATE, _fingerprint(mine)) as ledger:
+        assert [e for e in ledger.spent() if e != NoOp()] == list(planned(PRIVATE))
+
+
+def test_a_round_whose_answer_was_lost_is_not_trained_twice(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger")
+    first = decode_release(answer(mine, frame(ask()), PRIVATE).frame, ask())[1]
+    again = decode_release(answer(mine, frame(ask()), PRIVATE).frame, ask())[1]  # no state: the answer was lost
+    assert isinstance(first.event, SampledGaussian) and again.event == NoOp()
+    assert not np.array_equal(first.p, again.p)
+
+
+def test_another_run_on_the_same_data_is_refused_when_the_budget_is_spent(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger")
+    answer(mine, frame(ask()), PRIVATE)
+    with pytest.raises(BudgetExhausted):
+        answer(replace(mine, run="another"), frame(ask()), PRIVATE)
+    roomy = replace(mine, ledger=tmp_path / "roomy", budget=Budget(20.0, 1e-5))
+    for run in ("one", "another"):
+        answer(replace(roomy, run=run), frame(ask()), PRIVATE)
+
+
+def _fingerprint(mine):
+    return hashlib.sha256(fingerprint(mine.x).encode() + np.asarray(mine.y, np.int64).tobytes()).hexdigest()

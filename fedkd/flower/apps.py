@@ -18,11 +18,12 @@ from fedkd.client import Site
 from fedkd.client import answer as answer_frame
 from fedkd.config import Config
 from fedkd.dataset import as_inputs, labels_among, read
-from fedkd.errors import CodecError, ConfigError, FedkdError, SpecError
+from fedkd.errors import BudgetExhausted, CodecError, ConfigError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
 from fedkd.flower.strategy import FederatedDistillation
 from fedkd.preflight import describe
+from fedkd.privacy.ledger import Budget
 from fedkd.rundir import DEPLOYMENT, RunDirectory
 
 log = logging.getLogger("fedkd")
@@ -41,7 +42,10 @@ def answer_query(message: Message, context: Context) -> Message:
     except FedkdError as error:
         log.warning("client %s: %s", key, error)
         # What is wrong with the server's settings or frames may be told; about a device's own data, only the kind.
-        tell = isinstance(error, (CodecError, ConfigError, SpecError)) or "data" not in context.node_config
+        tell = (
+            isinstance(error, (BudgetExhausted, CodecError, ConfigError, SpecError))
+            or "data" not in context.node_config
+        )
         text = f"{type(error).__name__}: {error}" if tell else f"{type(error).__name__} (see the device's log)"
         return Message(error_content(key, text), reply_to=message)
     except Exception as error:  # a user's model may raise anything
@@ -95,7 +99,9 @@ def site_of(config: Config, context: Context) -> Site:
     """Return what this client owns: its own data where the node names some, else its share of a simulation.
 
     Node config: ``partition-id``; or ``data`` (a data set spec such as ``"npz:/data/mine.npz"``), with ``transfer``
-    where the transfer set lies elsewhere on this device; ``state-dir`` for what it must remember between rounds.
+    where the transfer set lies elsewhere on this device; ``state-dir`` for what it must remember between rounds. With
+    ``protect = dp_sgd``: ``ledger-dir`` for what it must remember for good, and ``budget-epsilon`` and ``budget-delta``
+    for what its owner allows in all runs together.
     """
     key = client_key(context)
     shared = shared_data(config, str(context.node_config.get("transfer", config.transfer)))
@@ -108,6 +114,7 @@ def site_of(config: Config, context: Context) -> Site:
     else:
         x, y = _private(shared, key, config.clients)
         test = shared.test() if config.evaluate else None
+    state = _state_directory(config, context.node_config, context.run_id)
     return Site(
         key=key,
         x=x,
@@ -115,8 +122,17 @@ def site_of(config: Config, context: Context) -> Site:
         classes=shared.dataset.classes,
         transfer=shared.transfer,
         test=test,
-        state=_state_directory(config, context.node_config, context.run_id) / f"{key}.safetensors",
+        state=state / f"{key}.safetensors",
+        ledger=Path(str(context.node_config.get("ledger-dir", state / f"ledger-{key}"))),
+        run=str(context.run_id) if "ledger-dir" in context.node_config else "run",
+        budget=budget_of(context),
     )
+
+
+def budget_of(context: Context) -> Budget | None:
+    """Return what the owner of a device allows in all runs together, if the node config says so."""
+    epsilon, delta = context.node_config.get("budget-epsilon"), context.node_config.get("budget-delta", 1e-5)
+    return None if epsilon is None else Budget(float(epsilon), float(delta))
 
 
 def shared_data(config: Config, transfer: str | None = None) -> Federation:

@@ -246,6 +246,11 @@ class Ledger:
         """How long the ledger is and its last hash: keep it with a model, and give it to :meth:`open` as ``seen``."""
         return self._chain.head
 
+    def find(self, release_id: str) -> Reservation | None:
+        """Return what was reserved under this id, whether or not it was committed."""
+        with self._turn:
+            return self._account.reservations.get(release_id)
+
     def spent(self, run: str | None = None, since: float | None = None) -> tuple[Event, ...]:
         """Return the events that count as spent, of one run or all, from the time ``since`` on."""
         with self._turn:
