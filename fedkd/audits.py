@@ -271,7 +271,8 @@ def label_report(config: Config, clients: Sequence[int], inferred: LabelInferenc
         [*rows, (f"mean of {len(each)}", f"{guess:.3f}", f"{uniform:.3f}")],
         [
             "the guess is the mean of a client's soft labels, the truth its classes; KL in nats, 0 is known exactly",
-            f"correlation over all clients and classes {inferred.correlation:.2f}; the most frequent class was named for {percent(inferred.top)} of the clients",
+            f"correlation over all clients and classes {inferred.correlation:.2f}; most frequent class named for "
+            f"{percent(inferred.top)} of the clients",
             "hiding examples (dp_sgd) does not hide this; hiding clients does",
         ],
     )

@@ -47,6 +47,7 @@ from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport
 from fedkd.rundir import RunDirectory
 from fedkd.softlabels import one_hot
+from simulations.privacy import mia
 
 DELTA = 1e-5
 ROOT2 = math.sqrt(2)
@@ -220,8 +221,8 @@ def dp_sgd(rate, steps, bug=lambda noise, entropy: (noise, entropy)):
 
 MECHANISMS = {
     "sketch": (lambda z: neighbors.sketch(z), 500),
-    "mean": (lambda z: neighbors.mean(z, rows=4, others=3), 160),
-    "mean, clipped": (lambda z: neighbors.mean(z, clip=0.3, rows=4, others=3), 160),
+    "mean": (lambda z: neighbors.mean(z, rows=4, others=3), 220),
+    "mean, clipped": (lambda z: neighbors.mean(z, clip=0.3, rows=4, others=3), 220),
     "one step": (lambda z: neighbors.training(dp_sgd(1.0, 1), z), 500),
     "four steps": (lambda z: neighbors.training(dp_sgd(1.0, 4), 2 * z), 400),
 }
@@ -317,7 +318,7 @@ def test_sureness_is_the_logit_of_the_own_class():
 def test_lira_by_hand_on_four_shadows():
     shadow = np.array([[2.0], [4.0], [0.0], [-2.0]])
     member = np.array([[True], [True], [False], [False]])
-    # in: mean 3, out: mean -1; one variance for all, (1 + 1 + 1 + 1) / 2 = ... of each side 2 / 1
+    # with it: mean 3, without: mean -1; the variance on each side is (1 + 1) / (2 - 1), so ((t + 1)^2 - (t - 3)^2) / 4
     assert lira(np.array([3.0]), shadow, member) == pytest.approx([16 / 4])
     assert lira(np.array([1.0]), shadow, member) == pytest.approx([0.0])
     assert lira(np.array([-1.0]), shadow, member) == pytest.approx([-16 / 4])
@@ -339,6 +340,14 @@ def test_lira_finds_nobody_where_nothing_leaks():
     member = rng.random((24, 300)) < 0.5
     scores = leave_one_out(rng.normal(0, 1, (24, 300)), member)
     assert abs(auc(scores[member], scores[~member]).value - 0.5) < 0.03
+
+
+def test_the_experiment_shows_a_leak_and_that_noise_closes_it(capsys):
+    rows = mia.main(["--small", "--only", "linear"])
+    areas = [row["labels"]["area"][0] for row in rows.values()]
+    assert areas[0] > 0.6
+    assert areas[-1] < 0.55
+    assert "linear, no protection" in capsys.readouterr().out
 
 
 # Labels.
