@@ -17,6 +17,7 @@ from rich.console import Console
 import fedkd
 from fedkd import config as configuration
 from fedkd import engine, parts
+from fedkd.audit_cli import audit_app
 from fedkd.errors import FedkdError, QuorumError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=
 app.add_typer(config_app, name="config")
 ledger_app = typer.Typer(help="Read what a client has spent of its privacy budget.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(audit_app, name="audit")
 
 CORES = os.cpu_count() or 1
 TERMINATED = 128 + signal.SIGTERM

@@ -36,10 +36,10 @@ LAYERS = [
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "rounds", "rundir", "reference"},
-    {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep"},
+    {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits"},
     {"flower"},
     {"engine", "plan"},
-    {"cli", "__main__"},
+    {"cli", "audit_cli", "__main__"},
 ]  # fmt: skip
 FILES = sorted(p for top in FORBIDDEN for p in (ROOT / top).rglob("*.py"))
 

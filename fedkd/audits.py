@@ -1,0 +1,278 @@
+"""Audits of a configuration and of a run: what an attacker measures, set beside what was promised.
+
+:func:`audit_config` runs the mechanisms of a configuration on neighbors, where an error lets more be told than was
+promised; :func:`audit_labels` guesses from the recorded ballots of a run which classes each client holds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fedkd.config import Config
+from fedkd.errors import ConfigError
+from fedkd.files import write_atomic
+from fedkd.learner import Training, make_learner, private_trainer
+from fedkd.privacy import neighbors
+from fedkd.privacy.audit import Audit, LabelInference, audit_mechanism, infer_labels, label_distribution, rate_lower
+from fedkd.privacy.gaussian import epsilon_of
+from fedkd.privacy.neighbors import Statistic, Train
+from fedkd.privacy.noise import Entropy
+from fedkd.protect import protection_of, spending
+from fedkd.registry import split
+from fedkd.replay import Recording
+from fedkd.rundir import DEPLOYMENT
+from fedkd.softlabels import Array
+from fedkd.units import percent
+
+TELLING = 0.4
+"""The noise multiplier that is audited where a configuration asks for more: there the fewest trials find an error."""
+STEPS = 4
+"""Steps of DP-SGD that are audited together, with as much more noise in each."""
+PLANTED = math.sqrt(2)
+"""How much too small the noise of the control is, which an audit that can see anything must find."""
+CONFIDENCE = 0.99
+SEEN = 100
+"""How often a sampled example must be expected to be seen before its rate is judged."""
+LISTED = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mechanism: at least ``found`` with confidence, where at most ``claimed`` is promised of ``what``.
+
+    ``configured`` is what the run uses, ``audited`` what was audited; ``caught`` says that the same audit failed a
+    mechanism with a planted error. Where it did not, passing says little.
+    """
+
+    mechanism: str
+    what: str
+    configured: float
+    audited: float
+    claimed: float
+    found: float
+    caught: bool
+    trials: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing contradicts the promise."""
+        return self.found <= self.claimed
+
+    @property
+    def verdict(self) -> str:
+        """The result in a word or two."""
+        return "FAIL" if not self.passed else "PASS" if self.caught else "PASS, but blind"
+
+
+def audit_config(config: Config, *, trials: int, entropy: Entropy) -> list[Finding]:
+    """Audit every mechanism that ``config`` uses, each with a control that has a planted error."""
+    chosen = protection_of(config)
+    if chosen.place == "nowhere":
+        raise ConfigError("protect = 'none' promises nothing to audit; try --set protect=central --set epsilon=3")
+    budget, findings = spending(config), list[Finding]()
+
+    def noise(mechanism: str, make: Any, configured: float) -> None:
+        findings.append(_noise(mechanism, make, configured, config.delta, trials, entropy))
+
+    for event in budget.once:
+        noise("expertise sketch", neighbors.sketch, float(event.noise_multiplier))  # type: ignore[union-attr]
+    if chosen.place == "training":
+        for spec in dict.fromkeys(split(config.learner, ",")):
+            train = _trainer(spec, 1.0, chosen.clip, STEPS)
+            noise(
+                f"DP-SGD of {spec}, {STEPS} steps",
+                lambda z, train=train: neighbors.training(train, z * math.sqrt(STEPS)),
+                budget.noise_multiplier,
+            )
+            if chosen.rate < 1:
+                findings.append(_sampling(spec, chosen.clip, chosen.rate, trials, entropy))
+    else:
+        votes = chosen.place == "votes"
+        noise(
+            "noisy sum of votes" if votes else "noisy sum of ballots",
+            lambda z: neighbors.mean(z, clip=chosen.clip, votes=votes),
+            budget.noise_multiplier,
+        )
+    return findings
+
+
+def _noise(mechanism: str, make: Any, configured: float, delta: float, trials: int, entropy: Entropy) -> Finding:
+    audited = min(configured, TELLING)
+    claimed = epsilon_of(1 / audited, delta)
+
+    def run(release: Statistic) -> Audit:
+        return audit_mechanism(release, claimed, delta, trials=trials, confidence=CONFIDENCE, entropy=entropy)
+
+    right, planted = run(make(audited)), run(make(audited / PLANTED))
+    return Finding(mechanism, "epsilon", configured, audited, claimed, right.lower, not planted.passed, trials)
+
+
+def _sampling(spec: str, clip: float, rate: float, trials: int, entropy: Entropy) -> Finding:
+    """Audit how often an example takes part in a step, with a control in which it does half as often again."""
+    tries = max(trials, math.ceil(SEEN / rate))
+
+    def least(true_rate: float) -> float:
+        release = neighbors.inclusion(_trainer(spec, 1.0, clip, 1), _trainer(spec, true_rate, clip, 1))
+        return rate_lower(int(sum(release(True, entropy) for _ in range(tries))), tries, confidence=CONFIDENCE)
+
+    planted = least(min(1.0, 1.5 * rate))
+    return Finding(f"Poisson batches of {spec}", "rate", rate, rate, rate, least(rate), planted > rate, tries)
+
+
+def _trainer(spec: str, rate: float, clip: float, steps: int) -> Train:
+    def train(x: Array, y: Array, noise_multiplier: float, entropy: Entropy) -> Array:
+        model = make_learner(spec, shape=x.shape[1:], classes=3, training=Training(), seed=0)
+        private_trainer(model, spec).fit_private(
+            x,
+            y,
+            rate=rate,
+            clip=clip,
+            noise_multiplier=noise_multiplier,
+            steps=steps,
+            expected_batch=5.0,
+            entropy=entropy,
+        )
+        numbers = [value.ravel() for _, value in sorted(model.state().items()) if value.dtype.kind == "f"]
+        return np.concatenate(numbers)
+
+    return train
+
+
+def audit_labels(recording: Recording) -> tuple[list[int], LabelInference]:
+    """Guess the classes of every client of a run from its recorded ballots; return the clients and how well it went."""
+    config, shared = recording.config, recording.shared
+    if recording.directory.began()["engine"] == DEPLOYMENT:
+        raise ConfigError(f"run {recording.name!r} is of a deployment: what its clients hold is not known here")
+    if config.keys != "samples":
+        raise ConfigError(f"run {recording.name!r} has keys = {config.keys!r}: expected ballots about public 'samples'")
+    classes, clients = shared.dataset.classes, [key for key in recording.clients if len(shared.parts[key])]
+    answers: dict[int, list[tuple[Array, Array]]] = {key: [] for key in clients}
+    for report in recording.reports:
+        for key, release in recording.round(report.round).releases.items():
+            if key in answers:
+                answers[key].append((release.p, release.w))
+    heard = [key for key in clients if answers[key]]
+    if not heard:
+        raise ConfigError(f"run {recording.name!r} has no ballot of a client with private data")
+    truth = [np.bincount(shared.dataset.y[shared.parts[key]], minlength=classes) for key in heard]
+    guesses = [label_distribution(*(np.concatenate(part) for part in zip(*answers[key], strict=True))) for key in heard]
+    return heard, infer_labels(np.stack([count / count.sum() for count in truth]), np.stack(guesses))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an audit leaves: ``facts`` that numbers mean nothing without, a table, and ``notes`` on how to read it."""
+
+    facts: dict[str, Any]
+    heads: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: list[str]
+
+    def table(self) -> Table:
+        """Return the table for a terminal."""
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for i, head in enumerate(self.heads):
+            table.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """Return all of it as Markdown."""
+        plain = {key: value for key, value in self.facts.items() if not isinstance(value, list | dict)}
+        lines = [
+            f"# Audit: {self.facts['audit']}",
+            "",
+            *(f"- {key}: {value}" for key, value in plain.items() if key != "audit"),
+            "",
+            *(f"| {' | '.join(row)} |" for row in (self.heads, ("---",) * len(self.heads), *self.rows)),
+            "",
+            *(f"- {note}" for note in self.notes),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write ``audit.json`` and ``audit.md``."""
+        text = json.dumps({**self.facts, "notes": self.notes}, indent=1, allow_nan=False)
+        write_atomic(folder / "audit.json", f"{text}\n".encode())
+        write_atomic(folder / "audit.md", self.markdown().encode())
+
+
+def mechanism_report(config: Config, findings: Sequence[Finding]) -> Report:
+    """Return what is told of an audit of mechanisms."""
+    chosen = protection_of(config)
+    facts = {
+        "audit": "mechanism",
+        "result": "PASS" if all(finding.passed for finding in findings) else "FAIL",
+        "protect": config.protect,
+        "epsilon": config.epsilon,
+        "delta": config.delta,
+        "unit": chosen.unit.value if chosen.unit else "none",
+        "neighbors": chosen.neighbors.value if chosen.neighbors else "none",
+        "adversary": "knows all data but one unit and sees the noisy output itself",
+        "confidence": CONFIDENCE,
+        "noise": "from the operating system, not seeded",
+        "findings": [{**asdict(finding), "result": finding.verdict} for finding in findings],
+    }
+    rows = [
+        (
+            f.mechanism,
+            f"{f.audited:.3g}" + (f" for {f.configured:.3g}" if f.audited < f.configured else ""),
+            f"{f.what} {f.claimed:.3f}",
+            f"{f.found:.3f}",
+            "found" if f.caught else "not found",
+            f.verdict,
+        )
+        for f in findings
+    ]
+    return Report(
+        facts,
+        ("mechanism", "noise or rate", "promised", "at least", "planted error", "result"),
+        rows,
+        [
+            "promised and at least: the epsilon of what was audited, or how often an example takes part in a step",
+            f"noise above {TELLING:g} is audited at {TELLING:g}, where few trials show an error; the code is the same",
+            "planted error: whether the same audit finds noise too small by sqrt 2, or batches half as large again",
+            "an audit finds errors; passing proves nothing that the accountant has not",
+        ],
+    )
+
+
+def label_report(config: Config, clients: Sequence[int], inferred: LabelInference) -> Report:
+    """Return what is told of a label-distribution attack."""
+    guess, uniform = float(np.mean(inferred.divergence)), float(np.mean(inferred.uniform))
+    each = list(zip(clients, inferred.divergence, inferred.uniform, strict=True))
+    facts = {
+        "audit": "labels",
+        "protect": config.protect,
+        "partition": config.partition,
+        "release": config.release,
+        "seed": config.seed,
+        "adversary": "sees a client's ballots, as the server does",
+        "kl": round(guess, 4),
+        "kl_uniform": round(uniform, 4),
+        "correlation": None if math.isnan(inferred.correlation) else round(inferred.correlation, 4),
+        "top": round(inferred.top, 4),
+        "clients": {str(key): {"kl": round(a, 4), "kl_uniform": round(b, 4)} for key, a, b in each},
+    }
+    rows = [(str(key), f"{a:.3f}", f"{b:.3f}") for key, a, b in each[:LISTED]]
+    return Report(
+        facts,
+        ("client", "KL of the guess", "KL of uniform"),
+        [*rows, (f"mean of {len(each)}", f"{guess:.3f}", f"{uniform:.3f}")],
+        [
+            "the guess is the mean of a client's soft labels, the truth its classes; KL in nats, 0 is known exactly",
+            f"correlation over all clients and classes {inferred.correlation:.2f}; most frequent class named for "
+            f"{percent(inferred.top)} of the clients",
+            "hiding examples (dp_sgd) does not hide this; hiding clients does",
+        ],
+    )
