@@ -139,6 +139,7 @@ def _trainer(spec: str, rate: float, clip: float, steps: int) -> Train:
             noise_multiplier=noise_multiplier,
             steps=steps,
             expected_batch=5.0,
+            step=1.0,
             entropy=entropy,
         )
         numbers = [value.ravel() for _, value in sorted(model.state().items()) if value.dtype.kind == "f"]
