@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from fedkd.learner import Learner, Training, make_learner, private_trainer, see_
 from fedkd.metrics import accuracy
 from fedkd.privacy.ledger import Budget
 from fedkd.privacy.noise import entropy_of
-from fedkd.privacy.purse import begin_round, open_purse
+from fedkd.privacy.purse import FREE, Charge, begin_round, open_purse
 from fedkd.protect import protection_of, spending
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
@@ -110,7 +111,7 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
 
     ``acknowledged`` is the round of this client's last release that the server has: a delta starts from it.
     """
-    rows = site.classes if config.keys == "classes" else len(site.transfer)
+    rows = _rows(site, config)
     digest = hashlib.sha256(frame + f"acknowledged {acknowledged}".encode()).hexdigest()
     run = json.dumps(config.identity())
     arrays, header = _recall(site, peek(frame).round, digest, run)
@@ -118,8 +119,25 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
-    trains = _charge(site, config, query.round, digest)
+    with _charged(site, config, query.round, digest) as charge:
+        reply = _answer(site, query, config, acknowledged, arrays, digest, run, trains=charge.trains)
+        charge.commit(reply.frame)
+        return reply
 
+
+def _answer(
+    site: Site,
+    query: Query,
+    config: Config,
+    acknowledged: int,
+    arrays: dict[str, Array],
+    digest: str,
+    run: str,
+    *,
+    trains: bool,
+) -> Answer:
+    """Answer a query that was not answered before, and remember what was said."""
+    rows, told = _rows(site, config), _remembered("told.", arrays)
     learner = build_learner(site, config)
     learner.load(_under("model.", arrays))
 
@@ -165,13 +183,19 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     return Answer(reply, local)
 
 
-def _charge(site: Site, config: Config, round_: int, digest: str) -> bool:
-    """Charge the site's ledger before private data is read; return whether this round may train on it."""
+@contextmanager
+def _charged(site: Site, config: Config, round_: int, digest: str) -> Iterator[Charge]:
+    """Charge the site's ledger before private data is read, and hold it until the answer is on the disk."""
     if site.ledger is None or protection_of(config).place != "training":
-        return True
+        yield FREE
+        return
     own = hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
     with open_purse(site.ledger, config, own, site.budget) as ledger:
-        return begin_round(ledger, config, site.run, round_, digest)
+        yield begin_round(ledger, config, site.run, round_, digest)
+
+
+def _rows(site: Site, config: Config) -> int:
+    return site.classes if config.keys == "classes" else len(site.transfer)
 
 
 def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) -> Event:

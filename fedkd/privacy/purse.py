@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,19 +59,33 @@ def open_purse(folder: Path, config: Config, fingerprint: str, budget: Budget | 
     )
 
 
-def begin_round(ledger: Ledger, config: Config, run: str, round_: int, digest: str) -> bool:
-    """Charge the plan of ``run`` if that is new, then begin a round; return whether its training may be done.
+@dataclass(frozen=True)
+class Charge:
+    """A round that was charged: whether its training may be done, and what makes its answer known to the ledger."""
 
-    It may not if it was begun before and its answer was lost: the noise would be drawn twice. The round then goes on
-    with the model as it is.
+    trains: bool
+    commit: Callable[[bytes], None]
+
+
+FREE = Charge(True, lambda frame: None)
+"""Where no ledger is kept."""
+
+
+def begin_round(ledger: Ledger, config: Config, run: str, round_: int, digest: str) -> Charge:
+    """Charge the plan of ``run`` if that is new, then begin a round.
+
+    Its training may not be done if it was begun before and its answer was lost: the noise would be drawn twice. The
+    round then goes on with the model as it is.
     """
     for i, event in enumerate(planned(config)):
         if ledger.find(f"{run}/plan/{i}") is None:
             ledger.reserve(f"{run}/plan/{i}", event, run=run, query_digest="plan")
-    if ledger.find(release_of(run, round_)) is not None:
-        return False
-    ledger.reserve(release_of(run, round_), NoOp(), run=run, query_digest=digest)
-    return True
+            ledger.commit(f"{run}/plan/{i}", b"")
+    name = release_of(run, round_)
+    if ledger.find(name) is not None:
+        return Charge(False, lambda frame: None)
+    ledger.reserve(name, NoOp(), run=run, query_digest=digest)
+    return Charge(True, lambda frame: ledger.commit(name, frame))
 
 
 def release_of(run: str, round_: int) -> str:
