@@ -23,9 +23,10 @@ from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
+from fedkd.privacy.chain import Head
 from fedkd.privacy.ledger import Budget
 from fedkd.privacy.noise import entropy_of
-from fedkd.privacy.purse import FREE, Charge, begin_round, open_purse
+from fedkd.privacy.purse import FREE, Charge, begin_round, guarded, open_purse
 from fedkd.protect import protection_of, spending
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
@@ -114,13 +115,13 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     rows = _rows(site, config)
     digest = hashlib.sha256(frame + f"acknowledged {acknowledged}".encode()).hexdigest()
     run = json.dumps(config.identity())
-    arrays, header = _recall(site, peek(frame).round, digest, run)
+    arrays, header = _recall(site, peek(frame).round, digest, run, protected=config.protect != "none")
     if header.get("query") == digest:
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
-    with _charged(site, config, query.round, digest) as charge:
-        reply = _answer(site, query, config, acknowledged, arrays, digest, run, trains=charge.trains)
+    with _charged(site, config, query.round, digest, header) as charge:
+        reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge)
         charge.commit(reply.frame)
         return reply
 
@@ -133,8 +134,7 @@ def _answer(
     arrays: dict[str, Array],
     digest: str,
     run: str,
-    *,
-    trains: bool,
+    charge: Charge,
 ) -> Answer:
     """Answer a query that was not answered before, and remember what was said."""
     rows, told = _rows(site, config), _remembered("told.", arrays)
@@ -157,9 +157,9 @@ def _answer(
         if back is not None:
             x = site.transfer.inputs[back.indices]
             learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
-        event = _fit(site, config, learner, y, query.round) if trains else NoOp()
+        event = _fit(site, config, learner, y, query.round) if charge.trains else NoOp()
         p = _predict(site, learner, site.transfer.inputs[query.indices])
-        w, remembered = _expertise(site, config, query, p, arrays)
+        w, remembered = _expertise(site, config, query, p, arrays, draws=charge.sketches)
         p, w, said = _evidence(site, config, query, y, p, w, arrays)
         remembered |= said
     if act.ballot is not None:
@@ -179,18 +179,26 @@ def _answer(
         model = _prefixed("model.", learner.state())
         kept = {**model, **remembered, "answer": np.frombuffer(reply, np.uint8)}
         header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
+        if charge.head is not None:
+            header["ledger"] = [charge.head.count, charge.head.hash]
         save_arrays(site.state, kept, header, durable=False)
     return Answer(reply, local)
 
 
 @contextmanager
-def _charged(site: Site, config: Config, round_: int, digest: str) -> Iterator[Charge]:
-    """Charge the site's ledger before private data is read, and hold it until the answer is on the disk."""
+def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[str, Any]) -> Iterator[Charge]:
+    """Charge the site's ledger before private data is read, and hold it until the answer is on the disk.
+
+    ``header`` is that of the client's state, which knows how long the ledger was.
+    """
+    if site.budget is not None:
+        guarded(config)
     if site.ledger is None or protection_of(config).place != "training":
         yield FREE
         return
     own = hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
-    with open_purse(site.ledger, config, own, site.budget) as ledger:
+    seen = Head(*header["ledger"]) if header.get("ledger") else None
+    with open_purse(site.ledger, config, own, site.budget, seen) as ledger:
         yield begin_round(ledger, config, site.run, round_, digest)
 
 
@@ -278,27 +286,38 @@ def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _recall(site: Site, round_: int, digest: str, run: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return what the client remembers of this run, or nothing: a query from the past means that it began anew."""
+def _recall(
+    site: Site, round_: int, digest: str, run: str, *, protected: bool
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what the client remembers of this run, or nothing: a query from the past means that it began anew.
+
+    Not so in a ``protected`` run: what was learned there was paid for and cannot be learned again.
+    """
     if site.state is None or not site.state.exists():
         return {}, {}
     try:
         arrays, header = load_arrays(site.state)
     except CheckpointError:
         return {}, {}  # a client that lost its memory trains again; it is not worth a round
-    if header.get("run") != run or (header["query"] != digest and header["round"] >= round_):
+    past = header["query"] != digest and header["round"] >= round_
+    if header.get("run") != run or (past and not protected):
         return {}, {}
     return arrays, header
 
 
 def _expertise(
-    site: Site, config: Config, query: Query, p: Array, arrays: dict[str, Array]
+    site: Site, config: Config, query: Query, p: Array, arrays: dict[str, Array], *, draws: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the weights of the queried rows, and what is worth remembering for later rounds."""
+    """Return the weights of the queried rows, and what is worth remembering for later rounds.
+
+    Unless the client ``draws``, noise that was paid for is lost and not drawn again: then all rows count alike.
+    """
     rng = generator(config.seed, "client", site.key, "expertise")
     entropy = None if config.protect == "none" else entropy_of(config.noise, config.seed, "client", site.key, "sketch")
     if parse(config.expertise)[0] not in STATIC:
         return weigh(config.expertise, p, query.indices, site.transfer, site.x, rng, entropy).w, {}
+    if "expertise" not in arrays and not draws:
+        return np.ones(len(query.indices), np.float32), {}
     if "expertise" not in arrays:
         everything = np.arange(len(site.transfer))
         arrays["expertise"] = weigh(config.expertise, p, everything, site.transfer, site.x, rng, entropy).w

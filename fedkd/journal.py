@@ -126,6 +126,8 @@ class Run:
             return "not about samples (keys = classes)"
         if score == "pooled" and self.config.get("pooled") is False:
             return "not trained (pooled = false)"
+        if score in ("local_mean", "local_best") and self.config.get("protect", "none") != "none":
+            return "not sent (protect)"
         return "not measured (evaluate = false)" if self.config.get("evaluate") is False else "not known"
 
     def statuses(self, key: str) -> list[str]:

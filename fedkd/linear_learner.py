@@ -219,10 +219,15 @@ def clipped_sum(v: Array, y: Array, weights: Array, clip: float) -> Array:
 
     The gradient of one is v (p - y)^T, whose norm is ||v|| ||p - y||: no gradient of an example is ever formed.
     """
+    sound = np.isfinite(v).all(axis=1)[
+        :, None
+    ]  # an example of absurd inputs would tell of itself by spoiling the model
+    v = np.where(sound, v, 0)
     error = softmax(v @ weights) - one_hot(y, weights.shape[1])
     norm = np.linalg.norm(v, axis=1) * np.linalg.norm(error, axis=1)
-    # A hair less than the clip, for what rounding adds.
-    return np.asarray(v.T @ (error * np.minimum(1, clip * (1 - 1e-6) / np.maximum(norm, 1e-30))[:, None]))
+    # A hair less than the clip, for what rounding adds; the sum in double precision, where that adds nothing.
+    cut = error * np.minimum(1, clip * (1 - 1e-6) / np.maximum(norm, 1e-30))[:, None]
+    return np.asarray(v.T.astype(np.float64) @ cut.astype(np.float64))
 
 
 def _space(z: Array, dimensions: int) -> Space:

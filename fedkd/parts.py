@@ -190,6 +190,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "feedback": "none",
             "protect": "central(clip=0.25)",
             "epsilon": 8.0,
+            "late": False,
             "record": False,
         },
     ),

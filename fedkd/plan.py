@@ -28,7 +28,7 @@ from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
 from fedkd.privacy.report import spent_in
-from fedkd.protect import protection_of, spending
+from fedkd.protect import doubtful_delta, protection_of, spending
 from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
@@ -452,6 +452,7 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
         f"privacy: epsilon {total:.3g} at delta {config.delta:g} for one {chosen.unit} ({chosen.neighbors}), "
         f"{once:.3g} after round 1{seeded}"
     ]
+    lines += [f"warning: {line}" for line in doubtful_delta(config)]
     if chosen.place == "training":
         return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
     bound = chosen.clip * full_clip(rows, classes)

@@ -16,6 +16,7 @@ from fedkd.events import Event, Gaussian, Neighbors, NoOp, SampledGaussian, Unit
 from fedkd.expertise.sketch import SIGMA
 from fedkd.privacy.calibrate import noise_multiplier
 from fedkd.registry import Registry, parse, split
+from fedkd.release import form
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -74,6 +75,7 @@ def dp_sgd(*, rate: float = 0.1, clip: float = 0.1, examples: int = 100, step: f
         (
             "which classes a client holds, and how many examples: examples are hidden, not the client",
             "choices made by looking at private data outside of the run, such as tuning",
+            "the time and size of messages; other runs on the same data, where no ledger is kept",
         ),
         rate,
         clip,
@@ -105,7 +107,7 @@ def gnmax() -> Protection:
 _CENTRAL = (
     "anyone who sees teachers, students and what goes back to clients; not the server, which sees every ballot",
     ("the server is trusted and its operating system's entropy is sound", "a client answers at most once a round"),
-    ("whether a client takes part", "the size and time of messages"),
+    ("whether a client takes part", "the time of messages", "other runs of the same clients"),
 )
 
 
@@ -113,8 +115,8 @@ TRAINABLE = ("linear",)
 """Learners that can learn by DP-SGD."""
 READS_ANSWERS = ("uniform", "confidence", "entropy")
 """Expertise that reads a client's soft labels and nothing else of its data."""
-OF_ONE = ("others", "clusters", "personal")
-"""Feedback that is made of single ballots."""
+OF_ALL = ("none", "teacher", "student")
+"""Feedback that is made of the noisy sum and of nothing else."""
 
 
 def contradictions(config: Config) -> list[str]:
@@ -136,18 +138,25 @@ def contradictions(config: Config) -> list[str]:
         if weighs not in (*READS_ANSWERS, "private_sketch"):
             known = ", ".join((*READS_ANSWERS, "private_sketch"))
             found.append(f"expertise: {weighs!r} reads private data, which dp_sgd does not cover; use one of {known}")
+        if not config.local_epochs:
+            found.append("local_epochs: 0 learns nothing; dp_sgd needs at least 1")
         plain = [spec for spec in split(config.learner, ",") if parse(spec)[0] not in TRAINABLE]
         if plain:
             found.append(f"learner: {plain[0]!r} cannot learn by DP-SGD; use one of {', '.join(TRAINABLE)}")
         return found
+    if form(config.release).coding:
+        coding = ", ".join(sorted(form(config.release).coding))
+        found.append(f"release: {coding} makes sizes and checkpoints tell of single ballots; leave it out")
+    if config.late:
+        found.append("late: a client that answers late may be counted twice in a round; set late = false")
     if weighs != "uniform":
         found.append(f"expertise: protect = {config.protect!r} counts every client alike; set expertise = 'uniform'")
     if config.aggregate != "mean":
         found.append(f"aggregate: protect = {config.protect!r} has its own sum; leave it at 'mean'")
     if config.defend != "none":
         found.append(f"defend: {config.defend!r} reads single ballots beside the noisy sum; set defend = 'none'")
-    if parse(config.feedback)[0] in OF_ONE:
-        found.append(f"feedback: {config.feedback!r} is made of single ballots; use 'none', 'teacher' or 'student'")
+    if parse(config.feedback)[0] not in OF_ALL:
+        found.append(f"feedback: {config.feedback!r} is made of single ballots; use one of {', '.join(OF_ALL)}")
     if config.labels != "none":
         found.append(f"labels: {config.labels!r} reads single ballots beside the noisy sum; set labels = 'none'")
     if config.record:
@@ -168,6 +177,17 @@ class Spending:
     round: tuple[Event, ...]
     noise_multiplier: float
     steps: int
+
+
+def doubtful_delta(config: Config) -> list[str]:
+    """Return a warning if ``delta`` is so large that the promise may fail for one of those that it is made to."""
+    chosen = protection_of(config)
+    if chosen.unit is None:
+        return []
+    units = config.clients * (chosen.examples if chosen.unit is Unit.EXAMPLE else 1)
+    if config.delta * units < 1:
+        return []
+    return [f"delta = {config.delta:g} is not below 1 / {units:,} {chosen.unit}s: the promise may fail for one."]
 
 
 def protection_of(config: Config) -> Protection:

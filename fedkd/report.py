@@ -154,7 +154,8 @@ def _verdict(run: Run) -> dict[str, Any]:
         sentences.append("It takes evaluate = true and a server that holds labeled test data.")
     elif mean is None:
         lead = f"The student answers {percent(student)} of the test set correctly."
-        sentences.append("How good the clients' own models are is not known, so neither is the gain.")
+        why = run.missing("local_mean")
+        sentences.append(f"How good the clients' own models are is {why}, so the gain is not known either.")
     else:
         bad = student < (mean if best is None else best)
         lead = f"The student answers {percent(student)} of the test set correctly,"

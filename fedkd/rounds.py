@@ -418,7 +418,7 @@ class Loop:
         row: dict[str, Any] = {
             "status": "failed",
             "bytes_up": reply.bytes_up,
-            "local": reply.accuracy,
+            "local": reply.accuracy if self.config.protect == "none" else None,
             "error": reply.error,
         }
         try:

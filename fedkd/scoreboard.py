@@ -19,6 +19,7 @@ from fedkd.config import Config
 from fedkd.federation import Federation
 from fedkd.learner import Learner, make_learner, see_public, set_threads
 from fedkd.privacy.report import statement
+from fedkd.protect import doubtful_delta
 from fedkd.random import derive, generator
 from fedkd.state import State
 
@@ -81,6 +82,7 @@ def summarize(
     if teacher is not None and shared.truth is not None and config.evaluate and config.keys == "samples":
         reliability["teacher"] = metrics.reliability(teacher.p, shared.truth[teacher.indices])
     data = shared.dataset
+    told = simulated and config.protect == "none"  # counts are private too, and a report may be shown around
     return {
         "finished": True,
         "config": config.model_dump(),
@@ -90,8 +92,8 @@ def summarize(
             "license": data.license,
             "classes": data.classes,
             "class_names": list(data.class_names),
-            "private": sum(len(part) for part in shared.parts) if simulated else None,
-            "held": _held(shared) if simulated else None,
+            "private": sum(len(part) for part in shared.parts) if told else None,
+            "held": _held(shared) if told else None,
             "transfer": len(shared.transfer),
             "test": len(data.y_test),
             "clients": config.clients,
@@ -111,7 +113,10 @@ def summarize(
         "confusion": metrics.confusion(p, test[1]) if p is not None and test is not None else None,
         "released": _released(config, state),
         "privacy": statement(config, len(state.reports)),
-        "warnings": warnings(config, board, first=first.metrics, test=len(data.y_test)),
+        "warnings": [
+            *doubtful_delta(config),
+            *warnings(config, board, first=first.metrics, test=len(data.y_test)),
+        ],
     }
 
 

@@ -630,8 +630,8 @@ def test_what_an_attacker_can_do_against_other_noise():
 
 def test_it_is_said_to_a_person():
     said = words.sentence(words.advantage(1.0), Unit.CLIENT)
-    assert "whether one client took part in at most 69.1 %" in said
-    assert "at most 9.24 %" in said and "accusing 1 %" in said
+    assert "whether a client's ballots were counted in at most 69.1 %" in said
+    assert "at most 9.24 %" in said and "naming 1 %" in said
     for nothing in (NonPrivate(), "noise", Gaussian(0.0), ZeroConcentrated(100.0)):
         assert "no bound" in words.sentence(words.advantage([nothing]))
     assert words.advantage([ZeroConcentrated(0.001)]).accuracy < 0.55

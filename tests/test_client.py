@@ -1,6 +1,7 @@
 """A client's half of a round: bytes in, bytes out."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,15 @@ from fedkd.client import HONEST, Site, answer, build_learner, class_means, regul
 from fedkd.codec import decode_release, encode_query, remember_feedback
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
-from fedkd.errors import BudgetExhausted, CodecError, FingerprintError, SoftLabelError
+from fedkd.errors import (
+    BudgetExhausted,
+    CodecError,
+    ConfigError,
+    FingerprintError,
+    LedgerError,
+    PrivacyError,
+    SoftLabelError,
+)
 from fedkd.events import NoOp, SampledGaussian
 from fedkd.files import load_arrays
 from fedkd.privacy.ledger import Budget
@@ -327,3 +336,49 @@ def test_another_run_on_the_same_data_is_refused_when_the_budget_is_spent(tmp_pa
 
 def _fingerprint(mine):
     return hashlib.sha256(fingerprint(mine.x).encode() + np.asarray(mine.y, np.int64).tobytes()).hexdigest()
+
+
+def test_a_round_that_was_not_planned_is_not_answered(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger")
+    for round_ in (1, 2):
+        answer(mine, frame(ask(round_)), PRIVATE)
+    with pytest.raises(PrivacyError, match="round 3 is not one of the 2"):
+        answer(mine, frame(ask(3)), PRIVATE)
+
+
+def test_a_run_that_comes_back_with_other_settings_is_not_answered(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger", budget=Budget(50.0, 1e-5))
+    answer(mine, frame(ask()), PRIVATE)
+    for change in ({"epsilon": 10.0}, {"rounds": 5}, {"local_epochs": 3}):
+        with pytest.raises(PrivacyError, match="begun with other settings"):
+            answer(mine, frame(ask(2)), PRIVATE.model_copy(update=change))
+
+
+@pytest.mark.parametrize("change", [{"noise": "seeded"}, {"protect": "none", "epsilon": 0.0}, {"protect": "central"}])
+def test_a_device_with_a_budget_answers_under_no_weaker_protection(tmp_path, change):
+    mine = replace(site(), ledger=tmp_path / "ledger", budget=Budget(3.0, 1e-5))
+    with pytest.raises(ConfigError, match="answers only under its owner's budget"):
+        answer(mine, frame(ask()), PRIVATE.model_copy(update=change))
+
+
+def test_a_sketch_is_drawn_once_however_often_the_server_asks(tmp_path):
+    config = PRIVATE.model_copy(update={"expertise": "private_sketch(sigma=5.0)", "release": "float32"})
+    mine = replace(site(), ledger=tmp_path / "ledger", state=tmp_path / "state.safetensors")
+    query = ask()
+    drawn = [
+        decode_release(answer(mine, encode_query(query, ROWS, "float32"), config, known).frame, query)[1].w
+        for known in (0, 7, 8)
+    ]
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] == drawn[2]).all()
+    (tmp_path / "state.safetensors").unlink()
+    lost = decode_release(answer(mine, encode_query(query, ROWS, "float32"), config, 9).frame, query)[1]
+    assert (lost.w == 1).all() and lost.event == NoOp()
+
+
+def test_a_ledger_that_was_put_back_is_noticed(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger", state=tmp_path / "state.safetensors")
+    answer(mine, frame(ask()), PRIVATE)
+    shutil.rmtree(tmp_path / "ledger")
+    (tmp_path / "ledger.marker").unlink()
+    with pytest.raises(LedgerError):
+        answer(mine, frame(ask(2)), PRIVATE)

@@ -316,3 +316,11 @@ def test_images_have_shapes_or_scattering_and_other_inputs_are_taken_as_they_are
     assert both.weights.shape == (1 + 25 * 32 + 81 * 9, 3)
     with pytest.raises(SpecError, match="unknown features 'shape'. Did you mean 'shapes'"):
         make("linear(features='shape')", shape=(1, 12, 12))
+
+
+def test_an_example_of_absurd_inputs_spoils_nothing():
+    v, weights = generator(0, "rows").normal(size=(6, 4)).astype(np.float32), np.zeros((4, 3), np.float32)
+    y, spoiled, sound = np.arange(6) % 3, v.copy(), [0, 1, 4, 5]
+    spoiled[2], spoiled[3, 1] = np.nan, np.inf
+    found = clipped_sum(spoiled, y, weights, 1.0)
+    assert found == pytest.approx(clipped_sum(v[sound], y[sound], weights, 1.0), abs=1e-12)

@@ -10,11 +10,11 @@ from fedkd.config import Config
 from fedkd.errors import ConfigError, PrivacyError, SpecError
 from fedkd.events import Gaussian, NonPrivate, NoOp, SampledGaussian
 from fedkd.privacy.accountant import spent
-from fedkd.privacy.report import files_of, spent_in, statement
-from fedkd.protect import demand, protection, protection_of, spending, steps_in_a_round
+from fedkd.privacy.report import files_of, rounded_up, spent_in, statement
+from fedkd.protect import demand, doubtful_delta, protection, protection_of, spending, steps_in_a_round
 
 DP_SGD = {"protect": "dp_sgd", "epsilon": 3.0, "learner": "linear", "expertise": "uniform"}
-CENTRAL = {"protect": "central", "epsilon": 3.0, "expertise": "uniform", "record": False}
+CENTRAL = {"protect": "central", "epsilon": 3.0, "expertise": "uniform", "record": False, "late": False}
 
 
 def read(**given):
@@ -40,6 +40,9 @@ def read(**given):
         ({**CENTRAL, "aggregate": "median"}, "aggregate: protect = 'central' has its own sum"),
         ({**CENTRAL, "defend": "budget"}, "defend: 'budget' reads single ballots beside the noisy sum"),
         ({**CENTRAL, "feedback": "clusters"}, "feedback: 'clusters' is made of single ballots"),
+        ({**CENTRAL, "release": "argmax | delta"}, "release: delta makes sizes and checkpoints tell of single ballots"),
+        ({**CENTRAL, "late": True}, "late: a client that answers late may be counted twice"),
+        ({**DP_SGD, "local_epochs": 0}, "local_epochs: 0 learns nothing"),
         ({**CENTRAL, "record": True}, "record: keeps every ballot as it came, without noise"),
         ({**CENTRAL, "protect": "central(clip=2.0)"}, "'clip' must be above 0 and at most 1, got 2.0"),
     ],
@@ -142,3 +145,56 @@ def test_the_server_takes_no_answer_that_the_budget_does_not_cover():
         with pytest.raises(PrivacyError, match=r"client 3 answered with .*, which the budget does not cover"):
             demand(config, event, "client 3")
     demand(Config(), NonPrivate(), "client 3")
+
+
+def test_a_protected_run_says_nothing_of_clients_that_was_not_accounted_for(tmp_path):
+    from fedkd.engine import run_in_process
+    from fedkd.report import write_report
+
+    config = read(
+        **DP_SGD, clients=3, rounds=1, student="linear", local_epochs=1, pooled=False, output=str(tmp_path / "run")
+    )
+    result = run_in_process(config, workers=1)
+    data = result.summary["data"]
+    assert data["held"] is None and data["private"] is None
+    assert not any("outlier" in row or "trust" in row for r in result.reports for row in r.clients.values())
+    assert all(row["local"] is None for r in result.reports for row in r.clients.values())
+    assert result.summary["privacy"]["epsilon"] <= 3.0
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "epsilon" in page and "not sent (protect)" in page
+    told = (tmp_path / "run" / "privacy_report.md").read_text(encoding="utf-8")
+    assert "one example" in told and "Not covered" in told
+    assert {path.name for path in (tmp_path / "run" / "clients").glob("ledger-?")} == {
+        "ledger-0",
+        "ledger-1",
+        "ledger-2",
+    }
+
+
+@pytest.mark.parametrize("protect", ["central(clip=0.3)", "gnmax"])
+def test_a_central_run_learns_from_the_noisy_sum_only(protect):
+    from simulations.scene import play
+
+    scene = {
+        **CENTRAL, "protect": protect, "epsilon": 50.0, "clients": 20, "rounds": 2, "learner": "linear(dimensions=20)",
+        "student": "linear", "partition": "iid", "pooled": False,
+    }  # fmt: skip
+    reports = play("expert", **scene)
+    assert reports[-1].metrics["student"] > 0.6
+    assert "outlier" not in reports[-1].clients["0"]
+    other = play("expert", **scene)
+    assert other[-1].metrics["teacher_entropy"] != reports[-1].metrics["teacher_entropy"] or protect == "gnmax"
+    seeded = [play("expert", **scene, noise="seeded")[-1].metrics for _ in range(2)]
+    assert seeded[0]["student_nll"] == seeded[1]["student_nll"]
+
+
+def test_a_delta_that_may_fail_for_somebody_is_warned_of():
+    assert doubtful_delta(read(**DP_SGD, clients=8)) == []
+    (warning,) = doubtful_delta(read(**CENTRAL, delta=0.01, clients=100))
+    assert warning.startswith("delta = 0.01 is not below 1 / 100 clients")
+    (warning,) = doubtful_delta(read(**DP_SGD, delta=0.0013, clients=8))
+    assert "1 / 800 examples" in warning
+
+
+def test_an_epsilon_is_never_printed_smaller_than_it_is():
+    assert rounded_up(7.99971) == 7.9998 and rounded_up(3.0) == 3.0

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from fedkd.client import Site
 from fedkd.client import answer as answer_frame
 from fedkd.config import Config
-from fedkd.dataset import as_inputs, labels_among, read
+from fedkd.dataset import as_inputs, fingerprint, labels_among, read
 from fedkd.errors import BudgetExhausted, CodecError, ConfigError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
@@ -123,16 +123,33 @@ def site_of(config: Config, context: Context) -> Site:
         transfer=shared.transfer,
         test=test,
         state=state / f"{key}.safetensors",
-        ledger=Path(str(context.node_config.get("ledger-dir", state / f"ledger-{key}"))),
-        run=str(context.run_id) if "ledger-dir" in context.node_config else "run",
+        ledger=_ledger_directory(context.node_config, state / f"ledger-{key}", x),
+        run=str(context.run_id) if _outlives(context.node_config) else "run",
         budget=budget_of(context),
     )
+
+
+def _outlives(node_config: Any) -> bool:
+    """Say whether a client is more than a part of one simulation, whose directory holds all that it keeps."""
+    return not node_config.get("simulated", False) and bool({"data", "state-dir", "ledger-dir"} & set(node_config))
+
+
+def _ledger_directory(node_config: Any, default: Path, x: np.ndarray) -> Path:
+    """Return where the ledger of private inputs ``x`` lies: a device has one for all runs."""
+    if "ledger-dir" in node_config:
+        return Path(str(node_config["ledger-dir"]))
+    if _outlives(node_config):
+        return Path(os.environ.get("FEDKD_HOME", Path.home() / ".fedkd")) / "ledgers" / fingerprint(x)[:32]
+    return default
 
 
 def budget_of(context: Context) -> Budget | None:
     """Return what the owner of a device allows in all runs together, if the node config says so."""
     epsilon, delta = context.node_config.get("budget-epsilon"), context.node_config.get("budget-delta", 1e-5)
-    return None if epsilon is None else Budget(float(epsilon), float(delta))
+    try:
+        return None if epsilon is None else Budget(float(epsilon), float(delta))
+    except ValueError:
+        raise ConfigError(f"budget-epsilon and budget-delta must be numbers, got {epsilon!r} and {delta!r}") from None
 
 
 def shared_data(config: Config, transfer: str | None = None) -> Federation:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkd.errors import PrivacyError
+from fedkd.errors import ConfigError, PrivacyError
 from fedkd.events import Event, NoOp, SampledGaussian
 from fedkd.privacy.accountant import Filter, spent
+from fedkd.privacy.chain import Head
 from fedkd.privacy.ledger import Budget, Ledger
 from fedkd.protect import protection_of, spending
 
@@ -27,8 +30,10 @@ def planned(config: Config) -> tuple[Event, ...]:
     return (*budget.once, *whole)
 
 
-def open_purse(folder: Path, config: Config, fingerprint: str, budget: Budget | None = None) -> Ledger:
-    """Open the ledger of the private data with ``fingerprint``.
+def open_purse(
+    folder: Path, config: Config, fingerprint: str, budget: Budget | None = None, seen: Head | None = None
+) -> Ledger:
+    """Open the ledger of the private data with ``fingerprint``; it must contain what was ``seen`` of it before.
 
     ``budget`` is what its owner allows in all runs together; without one, what the first run asks for. A plan that was
     settled beforehand may fill it by the tightest accounting there is; whatever comes later has to pass the filter.
@@ -56,36 +61,62 @@ def open_purse(folder: Path, config: Config, fingerprint: str, budget: Budget | 
         neighbors=chosen.neighbors,
         budget=budget or Budget(config.epsilon, config.delta),
         fits=fits,
+        seen=seen,
     )
 
 
 @dataclass(frozen=True)
 class Charge:
-    """A round that was charged: whether its training may be done, and what makes its answer known to the ledger."""
+    """A round that was charged: whether its training may be done, and whether the sketch may be drawn in it.
+
+    ``commit`` makes its answer known to the ledger, ``head`` is where that stood: a state that knows it will notice if
+    the ledger is put back.
+    """
 
     trains: bool
+    sketches: bool
     commit: Callable[[bytes], None]
+    head: Head | None = None
 
 
-FREE = Charge(True, lambda frame: None)
+FREE = Charge(True, True, lambda frame: None)
 """Where no ledger is kept."""
+
+
+def guarded(config: Config) -> None:
+    """Raise :class:`ConfigError` unless a device whose owner has set a budget may answer ``config`` at all."""
+    if protection_of(config).place != "training" or config.noise != "system":
+        raise ConfigError(
+            "this device answers only under its owner's budget: the run needs protect = 'dp_sgd' and noise = 'system', "
+            f"got protect = {config.protect!r} and noise = {config.noise!r}"
+        )
 
 
 def begin_round(ledger: Ledger, config: Config, run: str, round_: int, digest: str) -> Charge:
     """Charge the plan of ``run`` if that is new, then begin a round.
 
-    Its training may not be done if it was begun before and its answer was lost: the noise would be drawn twice. The
-    round then goes on with the model as it is.
+    The plan is all that the run will ever do to the data: a run of this name with another plan is refused, and so is a
+    round beyond it. Neither training nor sketch are done if they were begun before and the answer was lost: the noise
+    would be drawn twice. The round then goes on with what there is.
     """
-    for i, event in enumerate(planned(config)):
-        if ledger.find(f"{run}/plan/{i}") is None:
-            ledger.reserve(f"{run}/plan/{i}", event, run=run, query_digest="plan")
-            ledger.commit(f"{run}/plan/{i}", b"")
+    if not 1 <= round_ <= config.rounds:
+        raise PrivacyError(f"round {round_} is not one of the {config.rounds} that the budget was spread over")
+    settled = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()
+    plan, fresh = planned(config), False
+    for i, event in enumerate(plan):
+        name = f"{run}/plan/{i}"
+        found = ledger.find(name)
+        if found is None:
+            ledger.reserve(name, event, run=run, query_digest=settled)
+            ledger.commit(name, b"")
+            fresh = True
+        elif found.event != event or found.query_digest != settled:
+            raise PrivacyError(f"run {run} was begun with other settings, for which another plan was paid")
     name = release_of(run, round_)
     if ledger.find(name) is not None:
-        return Charge(False, lambda frame: None)
+        return Charge(False, False, lambda frame: None, ledger.head)
     ledger.reserve(name, NoOp(), run=run, query_digest=digest)
-    return Charge(True, lambda frame: ledger.commit(name, frame))
+    return Charge(True, fresh, lambda frame: ledger.commit(name, frame), ledger.head)
 
 
 def release_of(run: str, round_: int) -> str:

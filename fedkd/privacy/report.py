@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from fedkd.events import Event
 from fedkd.privacy import accountant, words
-from fedkd.protect import Spending, protection_of, spending
+from fedkd.protect import Spending, doubtful_delta, protection_of, spending
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -17,6 +18,14 @@ NONE = {
     "epsilon": "infinite",
     "why": "protect = none: soft labels leave as they are, and they can reveal who is in the data",
 }
+
+
+REFERENCE = "what a simulation measures for comparison: the model trained on pooled data"
+
+
+def rounded_up(epsilon: float) -> float:
+    """Return ``epsilon`` with four decimals, never less than it is."""
+    return math.ceil(epsilon * 1e4 - 1e-9) / 1e4
 
 
 def statement(config: Config, rounds: int) -> dict[str, Any]:
@@ -29,18 +38,19 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
     epsilon = accountant.spent(events, config.delta)
     told = {
         "guarantee": config.protect,
-        "epsilon": round(epsilon, 4),
+        "epsilon": rounded_up(epsilon),
         "delta": config.delta,
         "unit": chosen.unit.value,
         "neighbors": chosen.neighbors.value,
         "adversary": chosen.adversary,
         "budget": config.epsilon,
-        "epsilon_by_rdp": round(accountant.spent(events, config.delta, method="rdp"), 4),
+        "epsilon_by_rdp": rounded_up(accountant.spent(events, config.delta, method="rdp")),
         "noise_multiplier": round(budget.noise_multiplier, 6),
         "noise": "the operating system's entropy" if config.noise == "system" else "seeded",
         "events": [f"{type(event).__name__}{vars(event)}" for event in events],
         "assumptions": list(chosen.assumptions),
-        "not_covered": list(chosen.open),
+        "not_covered": [*chosen.open, *([REFERENCE] if config.pooled else [])],
+        "warnings": doubtful_delta(config),
         "attacker": words.sentence(words.advantage(events), chosen.unit),
         "why": "",
     }

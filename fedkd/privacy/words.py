@@ -57,13 +57,14 @@ def bounded(epsilon: float, delta: float, *, false_alarms: float = 0.01) -> Atta
 
 def sentence(attack: Attack, unit: Unit = Unit.EXAMPLE) -> str:
     """Say it to a person whose data this is."""
-    who = "one example" if unit is Unit.EXAMPLE else "one client"
+    who = "an example took part" if unit is Unit.EXAMPLE else "a client's ballots were counted"
+    those = "examples" if unit is Unit.EXAMPLE else "clients"
     if attack.accuracy >= 0.9995:
-        return f"There is no bound worth the name on telling whether {who} took part."
+        return f"There is no bound worth the name on telling whether {who}."
     return (
-        f"Whoever sees all that was released, and knows everything else, can tell whether {who} took part in at most "
+        f"Whoever sees all that was released, and knows everything else, can tell whether {who} in at most "
         f"{_percent(attack.accuracy)} of even-odds cases (guessing: 50 %), and finds at most {_percent(attack.found)} "
-        f"of those that did while wrongly accusing {_percent(attack.false_alarms)} of those that did not."
+        f"of such {those} while wrongly naming {_percent(attack.false_alarms)} of the others."
     )
 
 
