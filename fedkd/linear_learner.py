@@ -219,10 +219,9 @@ def clipped_sum(v: Array, y: Array, weights: Array, clip: float) -> Array:
 
     The gradient of one is v (p - y)^T, whose norm is ||v|| ||p - y||: no gradient of an example is ever formed.
     """
-    sound = np.isfinite(v).all(axis=1)[
-        :, None
-    ]  # an example of absurd inputs would tell of itself by spoiling the model
-    v = np.where(sound, v, 0)
+    # An example of absurd inputs would tell of itself by spoiling the model: it counts as none.
+    sound = np.asarray(np.isfinite(v).all(axis=1))
+    v = np.where(sound[:, None], v, 0)
     error = softmax(v @ weights) - one_hot(y, weights.shape[1])
     norm = np.linalg.norm(v, axis=1) * np.linalg.norm(error, axis=1)
     # A hair less than the clip, for what rounding adds; the sum in double precision, where that adds nothing.
