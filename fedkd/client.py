@@ -43,7 +43,7 @@ class Site:
 
     ``test`` is a test set that a simulation evaluates local models on; a device has none. With ``protect = dp_sgd``,
     ``ledger`` is the folder that remembers what was spent on this data, in which ``run`` names this run, and
-    ``budget`` what its owner allows in all runs together.
+    ``budget`` what its owner allows in all runs together; ``accept_loss`` goes on with what is left of a broken ledger.
     """
 
     key: int
@@ -56,6 +56,7 @@ class Site:
     ledger: Path | None = None
     run: str = "run"
     budget: Budget | None = None
+    accept_loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[
         return
     own = hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
     seen = Head(*header["ledger"]) if header.get("ledger") else None
-    with open_purse(site.ledger, config, own, site.budget, seen) as ledger:
+    with open_purse(site.ledger, config, own, site.budget, seen, accept_loss=site.accept_loss) as ledger:
         yield begin_round(ledger, config, site.run, round_, digest)
 
 

@@ -416,7 +416,7 @@ def test_every_truncation_is_detected(three):
     (three / chain.LOG).write_bytes(b"".join(content.splitlines(keepends=True)[:-2]))
     with pytest.raises(LedgerError, match="it ends after record 5 of 7") as refused:
         opened(three)
-    assert str(three) in str(refused.value) and "--accept-ledger-loss" in str(refused.value)
+    assert str(three) in str(refused.value) and "accept-ledger-loss=true" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -126,6 +126,7 @@ def site_of(config: Config, context: Context) -> Site:
         ledger=_ledger_directory(context.node_config, state / f"ledger-{key}", x),
         run=str(context.run_id) if _outlives(context.node_config) else "run",
         budget=budget_of(context),
+        accept_loss=bool(context.node_config.get("accept-ledger-loss", False)),
     )
 
 

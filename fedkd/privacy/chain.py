@@ -103,7 +103,7 @@ def inspect(folder: Path, *, seen: Head | None = None) -> Records:
     if fault is not None:
         raise LedgerError(
             f"the ledger in {folder} cannot be trusted, nothing is released: {fault}. To go on with what can be read "
-            "of it, and have every report say so: --accept-ledger-loss"
+            "of it, and have every report say so: accept-ledger-loss=true in the node config"
         )
     return records
 

@@ -31,9 +31,17 @@ def planned(config: Config) -> tuple[Event, ...]:
 
 
 def open_purse(
-    folder: Path, config: Config, fingerprint: str, budget: Budget | None = None, seen: Head | None = None
+    folder: Path,
+    config: Config,
+    fingerprint: str,
+    budget: Budget | None = None,
+    seen: Head | None = None,
+    *,
+    accept_loss: bool = False,
 ) -> Ledger:
     """Open the ledger of the private data with ``fingerprint``; it must contain what was ``seen`` of it before.
+
+    Unless its owner has decided to ``accept_loss`` of a broken one.
 
     ``budget`` is what its owner allows in all runs together; without one, what the first run asks for. A plan that was
     settled beforehand may fill it by the tightest accounting there is; whatever comes later has to pass the filter.
@@ -61,7 +69,8 @@ def open_purse(
         neighbors=chosen.neighbors,
         budget=budget or Budget(config.epsilon, config.delta),
         fits=fits,
-        seen=seen,
+        seen=None if accept_loss else seen,
+        accept_loss=accept_loss,
     )
 
 
