@@ -385,7 +385,18 @@ def test_divergence_is_never_negative(a, b):
 # The command line.
 
 
-CENTRAL = ["--set", "protect=central", "--set", "epsilon=3", "--set", "expertise=uniform", "--set", "record=false"]
+CENTRAL = [
+    "--set",
+    "protect=central",
+    "--set",
+    "epsilon=3",
+    "--set",
+    "expertise=uniform",
+    "--set",
+    "record=false",
+    "--set",
+    "late=false",
+]
 
 
 def test_nothing_is_promised_without_protection(tmp_path):
