@@ -290,6 +290,8 @@ def parameters(spec: str, shape: tuple[int, ...], classes: int) -> int | None:
     given = {p.name: p.default for p in inspect.signature(built.func).parameters.values()} | built.keywords
     if name == "mlp":
         return _dense([math.prod(shape), *[given["hidden"]] * given.get("layers", 1), classes])
+    if name == "linear":
+        return int((given["dimensions"] + 1) * classes)
     if name not in ("cnn", "lenet"):
         return 0
     if len(shape) != 3 or min(shape[1:]) < LEAST[name]:

@@ -196,6 +196,7 @@ def _fedavg(config: Config, shared: Federation) -> dict[str, Any]:
                 training=training_of(config, distill_epochs=config.feedback_epochs),
                 seed=0,
             )
+            see_public(built[spec], shared.transfer)
     kinds = sorted({model.architecture for model in built.values()})
     if len(kinds) > 1:
         return {"possible": False, "why": f"{len(kinds)} different architectures", "bytes_per_client_round": None}

@@ -229,3 +229,12 @@ def test_rounds_of_fedavg_name_the_model_where_it_is_not_the_clients():
 
 def test_one_client_has_nobody_to_average_with():
     assert any("one client has nobody to average with" in line for line in plan(config_of("clients=1")).sentences())
+
+
+def test_a_linear_model_is_counted_as_it_is_once_it_has_seen_the_transfer_set():
+    from fedkd.learner import Training, make_learner
+
+    x = np.random.default_rng(0).random((300, 1, 8, 8), np.float32)
+    model = make_learner("linear(dimensions=20)", shape=(1, 8, 8), classes=10, training=Training(), seed=0)
+    model.see(x)
+    assert parameters("linear(dimensions=20)", (1, 8, 8), 10) == model.parameters == 210
