@@ -194,6 +194,8 @@ def test_a_delta_that_may_fail_for_somebody_is_warned_of():
     assert warning.startswith("delta = 0.01 is not below 1 / 100 clients")
     (warning,) = doubtful_delta(read(**DP_SGD, delta=0.0013, clients=8))
     assert "1 / 800 examples" in warning
+    told = statement(read(**DP_SGD, delta=0.0013, clients=8), 1)
+    assert told["warnings"] == [warning] and warning in files_of(told)["privacy_report.md"]
 
 
 def test_an_epsilon_is_never_printed_smaller_than_it_is():

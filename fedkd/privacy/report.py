@@ -87,6 +87,7 @@ def markdown(told: dict[str, Any]) -> str:
         f"- for an attacker: {told['attacker']}",
         f"- mechanism: {told['guarantee']}, noise multiplier {told['noise_multiplier']:g}, from {told['noise']}",
         f"- by Renyi accounting alone: epsilon {told['epsilon_by_rdp']:g}; the budget was {told['budget']:g}",
+        *(f"- warning: {line}" for line in told["warnings"]),
         "",
         "## Assumed",
         "",
