@@ -315,7 +315,7 @@ def ledger_show(
 ) -> None:
     """Print the releases of a ledger and what they cost."""
     from fedkd.privacy.accountant import spent
-    from fedkd.privacy.statement import table, totals, verify
+    from fedkd.privacy.ledger_report import table, totals, verify
 
     report = verify(folder)
     out.print(table(report, last=last))
@@ -326,7 +326,7 @@ def ledger_show(
 @ledger_app.command(name="verify")
 def ledger_verify(folder: LedgerFolder) -> None:
     """Check every record of a ledger; exit with 2 and the reason if it is broken."""
-    from fedkd.privacy.statement import sentences, verify
+    from fedkd.privacy.ledger_report import sentences, verify
 
     for line in sentences(verify(folder)):
         out.print(line, markup=False, soft_wrap=True)
@@ -338,7 +338,7 @@ def ledger_export(
     format_: Annotated[str, typer.Option("--format", help="json or csv.")] = "json",
 ) -> None:
     """Write a ledger to standard output, for other programs."""
-    from fedkd.privacy.statement import export
+    from fedkd.privacy.ledger_report import export
 
     sys.stdout.write(export(folder, format_))
 

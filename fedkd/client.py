@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
     rows = _rows(site, config)
     digest = hashlib.sha256(frame + f"acknowledged {acknowledged}".encode()).hexdigest()
     run = json.dumps(config.identity())
-    arrays, header = _recall(site, peek(frame).round, digest, run, protected=config.protect != "none")
+    arrays, header = _recall(site, peek(frame).round, digest, run, paid=protection_of(config).place == "training")
     if header.get("query") == digest:
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
@@ -148,7 +148,8 @@ def _answer(
     def lasting(purpose: str) -> np.random.Generator:
         return generator(config.seed, "client", site.key, purpose)
 
-    act, event = role(config, site.key), cast(Event, NonPrivate())
+    act = role(config, site.key)
+    event: Event = NonPrivate()
     y = site.y if act.labels is None else act.labels(site.y, site.classes, lasting("attack labels"))
     back = query.feedback if query.feedback is not None and len(query.feedback.indices) else None
     if config.keys == "classes":
@@ -287,12 +288,10 @@ def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _recall(
-    site: Site, round_: int, digest: str, run: str, *, protected: bool
-) -> tuple[dict[str, Array], dict[str, Any]]:
+def _recall(site: Site, round_: int, digest: str, run: str, *, paid: bool) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return what the client remembers of this run, or nothing: a query from the past means that it began anew.
 
-    Not so in a ``protected`` run: what was learned there was paid for and cannot be learned again.
+    Not so where what was learned was ``paid`` for out of a budget: it cannot be learned again.
     """
     if site.state is None or not site.state.exists():
         return {}, {}
@@ -301,7 +300,7 @@ def _recall(
     except CheckpointError:
         return {}, {}  # a client that lost its memory trains again; it is not worth a round
     past = header["query"] != digest and header["round"] >= round_
-    if header.get("run") != run or (past and not protected):
+    if header.get("run") != run or (past and not paid):
         return {}, {}
     return arrays, header
 

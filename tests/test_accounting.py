@@ -17,7 +17,6 @@ from fedkd.events import (
     DistributedGaussian,
     Gaussian,
     Laplace,
-    Neighbors,
     NonPrivate,
     NoOp,
     Pure,
@@ -27,7 +26,7 @@ from fedkd.events import (
     ZeroConcentrated,
 )
 from fedkd.privacy import accountant, calibrate, gaussian, pld, rdp, responses, words
-from fedkd.privacy.accountant import Filter, Guarantee, delta_spent, spent
+from fedkd.privacy.accountant import Filter, delta_spent, spent
 
 ROOT = Path(__file__).resolve().parent.parent
 DELTA = 1e-5
@@ -556,13 +555,6 @@ def test_a_budget_without_delta_adds_epsilons_up():
     assert budget.fits([Pure(0.5)], Laplace(2.0))
     assert not budget.fits([Pure(0.5)], Laplace(1.9))
     assert not budget.fits([], Gaussian(1000.0))
-
-
-def test_a_guarantee_names_all_that_an_epsilon_leaves_open():
-    fields = [field.name for field in dataclasses.fields(Guarantee)]
-    assert fields == ["unit", "neighbors", "delta", "epsilon", "method", "adversary", "assumptions"]
-    given = Guarantee(Unit.CLIENT, Neighbors.ZERO_OUT, DELTA, 3.0, "tight", "other clients", ("the server is trusted",))
-    assert dataclasses.asdict(given)["neighbors"] == "zero_out"
 
 
 # Calibration

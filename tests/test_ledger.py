@@ -18,7 +18,7 @@ from fedkd.errors import BudgetExhausted, ConfigError, LedgerError, PrivacyError
 from fedkd.events import Gaussian, Laplace, Neighbors, NonPrivate, NoOp, SampledGaussian, Unit
 from fedkd.privacy import chain
 from fedkd.privacy.ledger import DAY, Budget, Ledger, payload_path
-from fedkd.privacy.statement import export, sentences, table, totals, verify
+from fedkd.privacy.ledger_report import export, sentences, table, totals, verify
 
 REAL = {name: getattr(os, name) for name in ("open", "write", "fsync", "ftruncate", "replace")}
 EPSILON_1, EPSILON_HALF = 4.3771782, 1.9930915

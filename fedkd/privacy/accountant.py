@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedkd.errors import ConfigError
-from fedkd.events import DistributedGaussian, Event, Neighbors, NonPrivate, NoOp, RandomizedResponse, Unit, valid
+from fedkd.events import DistributedGaussian, Event, NonPrivate, NoOp, RandomizedResponse, valid
 from fedkd.privacy import gaussian, pld, rdp, responses
 from fedkd.softlabels import Array
 
@@ -21,22 +21,6 @@ METHODS = ("tight", "rdp", "gaussian", "pld")
 
 ROUNDING = 1e-9
 """A budget that is reached to this relative precision is not exceeded."""
-
-
-@dataclass(frozen=True)
-class Guarantee:
-    """What is promised, with all that an epsilon means nothing without.
-
-    ``adversary`` says whom it protects from, ``method`` which accountant says so, ``assumptions`` what must be true.
-    """
-
-    unit: Unit
-    neighbors: Neighbors
-    delta: float
-    epsilon: float
-    method: str
-    adversary: str
-    assumptions: tuple[str, ...] = ()
 
 
 def spent(events: Iterable[Event], delta: float, *, method: str = "tight") -> float:

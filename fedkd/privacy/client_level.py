@@ -112,7 +112,7 @@ def denoise(mean: NoisyMean, features: Array, *, ridges: int = 25) -> Array:
 
     Ridge regression of the labels on public ``features`` (M, d) by its spectrum; how much to shrink is what Stein's
     unbiased risk estimate says is best, since the noise is known (Stein, 1981). What the features cannot express is
-    kept or dropped by the same rule. Negative entries become zero and rows are divided by their sum.
+    kept or dropped by the same rule. Rows are made distributions at the end (:func:`to_distributions`).
     """
     y = mean.p - 1 / mean.p.shape[1]
     x = np.concatenate([features.astype(np.float64), np.ones((len(features), 1)) * float(features.std() or 1)], axis=1)
@@ -136,6 +136,6 @@ def denoise(mean: NoisyMean, features: Array, *, ridges: int = 25) -> Array:
 
 
 def to_distributions(p: Array) -> Array:
-    """Return rows (M, C) float32 that are distributions: negative entries are zero, the others divided by their sum."""
+    """Return rows (M, C) float32 that are distributions: of entries that are 1e-6 or more, divided by their sum."""
     positive = np.maximum(p, 1e-6)
     return np.asarray(positive / positive.sum(axis=1, keepdims=True), np.float32)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedkd.events import Event
 from fedkd.privacy import accountant, words
+from fedkd.privacy.noise import SEEDED
 from fedkd.protect import Spending, doubtful_delta, protection_of, spending
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
     if config.noise != "system":
         return {
             **NONE,
-            "guarantee": "NO PRIVACY (seeded noise)",
+            "guarantee": SEEDED,
             "why": "noise = seeded can be computed again by anyone who knows the seed; it is for tests only",
             "would_be": told,
         }

@@ -17,7 +17,7 @@ from typing import Any
 
 from fedkd.events import Event, Gaussian, Neighbors, Unit
 from fedkd.privacy.ledger import Budget, Fits, Ledger
-from fedkd.privacy.statement import verify
+from fedkd.privacy.ledger_report import verify
 from simulations.benchmarks.bench import save
 
 APPENDS = 200
