@@ -18,7 +18,7 @@ from fedkd.config import Config, mixed
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError
 from fedkd.events import Event, NonPrivate, NoOp
-from fedkd.evidence import by_class, evidence
+from fedkd.evidence import beside, evidence
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
@@ -162,7 +162,7 @@ def _answer(
         event = _fit(site, config, learner, y, query.round) if charge.trains else NoOp()
         p = _predict(site, learner, site.transfer.inputs[query.indices])
         w, remembered = _expertise(site, config, query, p, arrays, draws=charge.sketches)
-        p, w, said = _evidence(site, config, query, y, p, w, arrays)
+        p, said = _evidence(site, config, query, y, p, arrays)
         remembered |= said
     if act.ballot is not None:
         p, w = act.ballot(p, w, stream("attack"))
@@ -325,12 +325,11 @@ def _expertise(
 
 
 def _evidence(
-    site: Site, config: Config, query: Query, y: Array, p: Array, w: Array, arrays: dict[str, Array]
-) -> tuple[Array, Array, dict[str, Array]]:
-    """Return ballots and weights after what labels ``y`` (N,) say, and what is worth remembering for later rounds."""
+    site: Site, config: Config, query: Query, y: Array, p: Array, arrays: dict[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """Return ballots beside which labels ``y`` (N,) have spoken, and what is worth remembering for later rounds."""
     if parse(config.evidence)[0] == "none":
-        return p, w, {}
+        return p, {}
     if "evidence" not in arrays:
-        weighed = parse(config.expertise)[0] == "density"
-        arrays["evidence"] = evidence.build(config.evidence)(site.transfer, site.x, y, site.classes, weighed)
-    return *by_class(p, w, arrays["evidence"][query.indices]), {"evidence": arrays["evidence"]}
+        arrays["evidence"] = evidence.build(config.evidence)(site.transfer, site.x, y, site.classes)
+    return beside(p, arrays["evidence"][query.indices]), {"evidence": arrays["evidence"]}

@@ -43,7 +43,9 @@ class Config(BaseModel):
     learner: str = Field("cnn, mlp, forest, logistic", description="the clients' models, dealt in turn")
     student: str = Field("cnn", description="the server's model")
     expertise: str = Field("density", description="how much a client's ballot counts, sample by sample")
-    evidence: str = Field("none", description="what a client's labeled examples add to its ballot, class by class")
+    evidence: str = Field(
+        "neighbors", description="what a client's labeled examples say beside its model, class by class"
+    )
     release: str = Field("float16", description="chain of mechanisms on what leaves a client")
     defend: str = Field("none", description="chain on all ballots of a round, before they are aggregated")
     aggregate: str = Field("mean", description="ballots and weights to teacher")

@@ -14,7 +14,7 @@ from fedkd.attack import attack, dishonest
 from fedkd.dataset import check as check_data
 from fedkd.dataset import dataset
 from fedkd.errors import ConfigError, FedkdError, SpecError, did_you_mean
-from fedkd.evidence import by_class, evidence
+from fedkd.evidence import beside, evidence
 from fedkd.expertise import expertise
 from fedkd.feedback import Outcome, feedback
 from fedkd.labeled import labels
@@ -102,8 +102,7 @@ def _try_expertise(spec: str) -> None:
 
 
 def _try_evidence(spec: str) -> None:
-    e = evidence.build(spec)(TransferSet(P, ""), P[:0], np.zeros(0, np.int64), 3, False)
-    by_class(P, np.ones(2, np.float32), e)
+    beside(P, evidence.build(spec)(TransferSet(P, ""), P[:0], np.zeros(0, np.int64), 3))
 
 
 def _try_feedback(spec: str) -> None:
@@ -175,6 +174,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "learner": "linear(dimensions=20, temperature=4.0)",
             "local_epochs": 20,
             "expertise": "uniform",
+            "evidence": "none",
             "feedback": "none",
             "protect": "dp_sgd(rate=1.0, clip=0.1, examples=125, step=0.3)",
             "epsilon": 3.0,
@@ -187,6 +187,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "clients": 100,
             "learner": "linear(dimensions=20)",
             "expertise": "uniform",
+            "evidence": "none",
             "feedback": "none",
             "protect": "central(clip=0.25)",
             "epsilon": 8.0,
@@ -198,6 +199,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "FedMD, Li and Wang, arXiv:1910.03581: mean logits go back, clients match them",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "aggregate": "log_mean",
             "distill": "mae",
@@ -209,6 +211,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "DS-FL, Itahara et al., arXiv:2008.06180: entropy-reduction averaging, T = 0.1",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "aggregate": "mean",
             "sharpen": "era(temperature=0.1)",
@@ -222,6 +225,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "keys": "classes",
             "student": "none",
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "feedback": "others",
             "broadcast": "float32",
@@ -231,6 +235,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "CFD, Sattler et al., arXiv:2012.00632: one bit a label, as deltas and range coded; the student's own go back",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "quantize(bits=1) | delta | range_code",
             "feedback": "student",
             "broadcast": "quantize(bits=1) | range_code",
@@ -240,6 +245,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "MHAT, Hu et al., 2021: the server's model is trained on the mean, its outputs go back",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "feedback": "student",
             "broadcast": "float32",
@@ -249,6 +255,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "SCARLET, arXiv:2504.19602: cached labels are not asked again, enhanced ERA with beta 1.5",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "select": "cache_miss(size=200, duration=50)",
             "sharpen": "power(beta=1.5)",
@@ -260,6 +267,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "FedGEMS, Cheng et al., arXiv:2110.11027: a labeled transfer set, clients are asked where the server is wrong",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "labels": "gems(mix=0.75)",
             "select": "wrong(size=400)",
@@ -271,6 +279,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "FedAUX, Sattler et al., arXiv:2102.02514, without sending weights: mean logits weighted by certainty",
         {
             "expertise": "density_ratio",
+            "evidence": "none",
             "release": "float32 | delta",
             "aggregate": "log_mean",
             "feedback": "none",
@@ -280,6 +289,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Fed-ET, Cho et al., IJCAI 2022, without sending weights: varied ballots count more, their argmax is learned",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "aggregate": "variance",
             "distill": "kl(hard=0.95)",
@@ -291,6 +301,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Selective-FD, Shao et al., 2024: clients answer what their data covers, the server drops what is ambiguous",
         {
             "expertise": "kulsif",
+            "evidence": "none",
             "release": "float32",
             "select": "uniform(size=200)",
             "sharpen": "gate",
@@ -303,6 +314,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Cronus, Chang et al., arXiv:1912.11279: a mean without the ballots that stick out, two passes",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "aggregate": "cronus(byzantine=0.4)",
             "distill": "cross_entropy",
@@ -314,6 +326,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Byzantine FD, Roux et al., arXiv:2402.12265: ExpGuard distrusts who is far from a robust aggregate",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "defend": "exp_guard(base='geometric_median')",
             "aggregate": "geometric_median",
@@ -325,6 +338,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "COMET, Cho et al., 2023: every client learns from the cluster of those who answer like it",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "feedback": "clusters(count=2)",
             "broadcast": "float32",
@@ -334,6 +348,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "KT-pFL, Zhang et al., arXiv:2111.02862: every client learns from its own mixture of all ballots",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "float32",
             "feedback": "personal(penalty=0.1)",
             "broadcast": "float32",
@@ -343,6 +358,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "PrivateKT, Qi et al., 2023, without its noise: few labels on uncertain rows, a buffer of 25 rounds",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "argmax",
             "select": "uncertain(size=50)",
             "aggregate": "vote",
@@ -357,6 +373,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "rounds": 1,
             "expertise": "uniform",
+            "evidence": "none",
             "release": "argmax",
             "aggregate": "vote",
             "sharpen": "argmax",
@@ -370,6 +387,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "clients": 50,
             "partition": "iid",
             "expertise": "uniform",
+            "evidence": "none",
             "release": "argmax",
             "aggregate": "vote",
             "sharpen": "argmax",
@@ -380,6 +398,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "TallyTrain, arXiv:2607.00173: hard-label votes, ceil(log2 C) bits a sample",
         {
             "expertise": "uniform",
+            "evidence": "none",
             "release": "argmax",
             "aggregate": "vote",
             "sharpen": "argmax",

@@ -360,8 +360,7 @@ class _Dummies:
     def _release(self, round_: int, rows: Array) -> Release:
         """Return what the client says of ``rows``: in each round another class, of all rows."""
         w = self.w
-        moved = parse(self.config.evidence)[0] != "none"  # with evidence, weights depend on the model's labels too
-        if moved or (parse(self.config.expertise)[0] not in STATIC and not _flat(self.config)):
+        if parse(self.config.expertise)[0] not in STATIC and not _flat(self.config):
             w = np.roll(w, round_)
         release = self._prepared(self.config.release, np.roll(self.p, round_, axis=1)[rows], w[rows])
         trains = protection_of(self.config).place == "training"
@@ -417,7 +416,7 @@ def _bounds(config: Config) -> list[str]:
 
 def _flat(config: Config) -> bool:
     """Return whether all weights of a client are one number."""
-    return parse(config.expertise)[0] == "uniform" and parse(config.evidence)[0] == "none"
+    return parse(config.expertise)[0] == "uniform"
 
 
 def _carried(config: Config) -> bool:

@@ -41,7 +41,7 @@ def cloud(n, seed, labels=None):
 
 POOL, TRUTH = cloud(ROWS, 1)
 TRANSFER = TransferSet(POOL, fingerprint(POOL))
-CONFIG = Config(learner="logistic, constant", expertise="uniform", release="float32")
+CONFIG = Config(learner="logistic, constant", expertise="uniform", evidence="none", release="float32")
 
 
 def site(path=None, *, key=0, labels=None):
@@ -86,7 +86,7 @@ def test_the_same_query_again_gets_the_same_bytes_without_training(tmp_path, mon
 
 
 def test_what_was_learned_in_one_round_is_there_in_the_next(tmp_path):
-    config = Config(learner="constant", expertise="uniform", release="float32")
+    config = Config(learner="constant", expertise="uniform", evidence="none", release="float32")
     owner = site(tmp_path, labels=[0] * 60)
     for round_ in (1, 2):
         query = ask(round_)
@@ -95,7 +95,7 @@ def test_what_was_learned_in_one_round_is_there_in_the_next(tmp_path):
 
 
 def test_a_query_from_the_past_starts_anew(tmp_path):
-    config = Config(learner="constant", expertise="uniform", release="float32")
+    config = Config(learner="constant", expertise="uniform", evidence="none", release="float32")
     owner = site(tmp_path, labels=[0] * 60)
     for round_ in (1, 2):
         answer(owner, frame(ask(round_)), config)
@@ -181,7 +181,7 @@ def test_how_long_a_run_goes_on_does_not_make_it_another_run(tmp_path, monkeypat
 
 # Feedback on top of feedback.
 
-LEAN = Config(learner="constant", expertise="uniform", release="float32", broadcast="float32 | delta")
+LEAN = Config(learner="constant", expertise="uniform", evidence="none", release="float32", broadcast="float32 | delta")
 
 
 def lean_frames(*labels):
@@ -263,7 +263,7 @@ def test_one_target_has_the_gradient_of_both_terms_of_fd():
 
 def test_a_client_that_is_asked_about_classes_answers_one_row_for_each_and_abstains_on_those_it_lacks():
     config = Config(
-        learner="mlp", expertise="uniform", release="float32", keys="classes", student="none", local_epochs=30,
+        learner="mlp", expertise="uniform", evidence="none", release="float32", keys="classes", student="none", local_epochs=30,
         feedback_epochs=30,
     )  # fmt: skip
     query = Query(1, np.arange(CLASSES), CLASSES, TRANSFER.fingerprint)
@@ -301,7 +301,14 @@ def test_a_larger_share_of_liars_contains_the_smaller_one():
 
 
 PRIVATE = CONFIG.model_copy(
-    update={"protect": "dp_sgd(rate=0.5)", "epsilon": 3.0, "rounds": 2, "learner": "linear", "expertise": "uniform"}
+    update={
+        "protect": "dp_sgd(rate=0.5)",
+        "epsilon": 3.0,
+        "rounds": 2,
+        "learner": "linear",
+        "expertise": "uniform",
+        "evidence": "none",
+    }
 )
 
 

@@ -9,7 +9,7 @@ from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import ConfigError, SpecError
-from fedkd.evidence import ABSENT, by_class, evidence, log_ratios
+from fedkd.evidence import ABSENT, beside, evidence, log_ratios
 from fedkd.expertise import expertise
 from fedkd.records import Query, TransferSet
 from fedkd.softlabels import check_soft_labels
@@ -36,8 +36,8 @@ def density(private, *, pool=POOL):
     return expertise.build("density")(np.ones((len(pool), 1)), rows, pool, private, np.random.default_rng(0))
 
 
-def said(spec, private, y, *, classes=3, weighed=True, pool=POOL):
-    return evidence.build(spec)(pool, np.asarray(private, np.float32), np.asarray(y), classes, weighed)
+def said(spec, private, y, *, classes=3, pool=POOL):
+    return evidence.build(spec)(pool, np.asarray(private, np.float32), np.asarray(y), classes)
 
 
 def labels(rows, classes, *, seed=0):
@@ -45,55 +45,42 @@ def labels(rows, classes, *, seed=0):
     return np.random.default_rng(seed).permutation(np.arange(rows) % classes)
 
 
-# Votes into ballots and weights.
+# Ballots beside evidence.
 
 
-def test_votes_by_hand_on_two_clients_and_three_classes():
-    # One row. Votes of the first: 2 x (.5 x 1, .3 x 2, .2 x 4) = 2 x 1.9; of the second: .5 x (.1 x 3, .1 x 1, .8 / 2).
-    e = np.log([[1.0, 2.0, 4.0], [3.0, 1.0, 0.5]])
-    p, w = by_class(P, W, e)
-    assert w == pytest.approx([3.8, 0.4])
+def test_ballots_by_hand_on_two_clients_and_three_classes():
+    # One row. The first says (.5 x 1, .3 x 2, .2 x 4) / 1.9; the second (.1 x 3, .1 x 1, .8 / 2) / .8.
+    p = beside(P, np.log([[1.0, 2.0, 4.0], [3.0, 1.0, 0.5]]))
     assert p == pytest.approx(np.array([[5 / 19, 6 / 19, 8 / 19], [3 / 8, 1 / 8, 4 / 8]]), rel=1e-5)
-    # The teacher is the mean of the votes: (1.15, 1.25, 1.8) / 4.2, where the ballots alone have .42, .26, .32.
-    teacher = aggregator.build("mean")(p[:, None], w[:, None])
-    assert teacher[0] == pytest.approx([1.15 / 4.2, 1.25 / 4.2, 1.8 / 4.2], rel=1e-5)
+    # The teacher is their mean by weights 4 and 1, where the ballots alone have class 0.
+    teacher = aggregator.build("mean")(p[:, None], W[:, None])
+    assert teacher[0] == pytest.approx((4 * np.array([5, 6, 8]) / 19 + np.array([3, 1, 4]) / 8) / 5, rel=1e-5)
     assert teacher[0].argmax() == 2
     assert aggregator.build("mean")(P[:, None], W[:, None])[0].argmax() == 0
 
 
-def test_the_share_divides_the_exponent_between_the_weight_and_the_classes(monkeypatch):
-    # w'_c = p_c exp((1 - a) s l + a s l_c) with l = ln 2, l_c = ln (1, 2, 3), a = .25, s = 2: p_c 2^1.5 (1, 2, 3)^.5.
-    apart = np.log([[1.0, 2.0, 3.0]])
-    monkeypatch.setattr("fedkd.evidence.log_ratios", lambda *a, **k: (np.log([2.0]), apart))
-    weights = {True: 2.0**2, False: 1.0}  # density^s holds all of l; beside other weights nothing of l is anywhere
-    counted = {True: 2.0**1.5, False: 1.0}
-    for weighed in (True, False):
-        e = said("neighbors(share=0.25, sharpness=2.0)", POOL.inputs, np.zeros(60), weighed=weighed)
-        p, w = by_class(P[:1], np.array([weights[weighed]]), e)
-        votes = P[0] * counted[weighed] * np.sqrt([1.0, 2.0, 3.0])
-        assert w == pytest.approx(votes.sum(), rel=1e-5)
-        assert p[0] == pytest.approx(votes / votes.sum(), rel=1e-5)
+def test_the_sharpness_is_the_power_of_the_density_ratio(monkeypatch):
+    # p_c l_c^s with densities (1, 2, 3) and s = 1/2.
+    monkeypatch.setattr("fedkd.evidence.log_ratios", lambda *a, **k: np.log([[1.0, 2.0, 3.0]]))
+    p = beside(P[:1], said("neighbors(sharpness=0.5)", POOL.inputs, np.zeros(60)))
+    votes = P[0] * np.sqrt([1.0, 2.0, 3.0])
+    assert p[0] == pytest.approx(votes / votes.sum(), rel=1e-5)
 
 
-def test_what_a_model_rules_out_stays_so_and_who_abstains_still_does():
-    p, w = by_class(
-        np.array([[1.0, 0, 0], [0, 0.5, 0.5]], np.float32), np.array([0.0, 1]), np.array([[-9, 9, 9.0]] * 2)
-    )
+def test_what_a_model_rules_out_stays_so():
+    p = beside(np.array([[1.0, 0, 0], [0, 0.5, 0.5]], np.float32), np.array([[-9, 9, 9.0]] * 2))
     assert p.tolist() == [[1, 0, 0], [0, 0.5, 0.5]]
-    assert w[0] == 0 and w[1] == pytest.approx(np.exp(9))
 
 
 @pytest.mark.parametrize("far", [-5000.0, 5000.0])
 def test_no_evidence_is_too_much_for_single_precision(far):
-    p, w = by_class(P, np.array([1e-30, 1e30]), np.full((2, 3), far))
-    assert p == pytest.approx(P, rel=1e-6)
-    assert w == pytest.approx(np.exp(np.sign(far) * 80))
+    assert beside(P, np.full((2, 3), far)) == pytest.approx(P, rel=1e-6)
+    assert beside(P, np.array([[far, 0, 0]] * 2)).sum(axis=1) == pytest.approx([1, 1])
 
 
 def test_nothing_said_changes_nothing():
-    p, w = by_class(P, W, said("none", POOL.inputs, np.zeros(60))[:2])
-    assert p == pytest.approx(P, rel=1e-6) and w == pytest.approx(W, rel=1e-6)
-    assert by_class(P[:0], W[:0], np.zeros((0, 3)))[0].shape == (0, 3)
+    assert beside(P, said("none", POOL.inputs, np.zeros(60))[:2]) == pytest.approx(P, rel=1e-6)
+    assert beside(P[:0], np.zeros((0, 3))).shape == (0, 3)
 
 
 # Log ratios, class by class.
@@ -101,8 +88,7 @@ def test_nothing_said_changes_nothing():
 
 def test_log_ratios_are_those_of_density_of_each_class():
     x, y = normal(40, 3, seed=1, at=0.5), labels(40, 2)
-    together, apart = log_ratios(POOL, x, y, 3, **OPTIONS)
-    assert np.exp(1.5 * together) == pytest.approx(density(x), rel=1e-4)
+    apart = log_ratios(POOL, x, y, 3, **OPTIONS)
     for c in (0, 1):
         assert np.exp(1.5 * apart[:, c]) == pytest.approx(density(x[y == c]), rel=1e-4)
     assert (apart[:, 2] == ABSENT).all()
@@ -121,7 +107,7 @@ def test_a_class_of_one_example_counts_by_its_one_neighbor():
     # In one dimension: rows 0, 1, .. 9, two neighbors among them; the example of class 1 is at 3.
     pool = transfer(np.arange(10.0)[:, None])
     x, y = np.array([[7.0], [8.0], [3.0]]), np.array([0, 0, 1])
-    _, apart = log_ratios(pool, x, y, 2, neighbors=2, dimensions=1, concentration=1e9)
+    apart = log_ratios(pool, x, y, 2, neighbors=2, dimensions=1, concentration=1e9)
     theirs = np.log([1.0, 2.0]).mean()  # at the end, row 0: its neighbors are 1 and 2 away
     dimension = 1.0
     digamma = {1: -np.euler_gamma, 2: 0.5 - np.euler_gamma}
@@ -133,15 +119,14 @@ def test_a_class_of_one_example_counts_by_its_one_neighbor():
 def test_a_copy_of_a_row_is_capped_class_by_class():
     x = np.concatenate([POOL.inputs[:1]] * 6 + [normal(30, 3, seed=1)])
     y = np.array([0] * 6 + [1] * 30)
-    together, apart = log_ratios(POOL, x, y, 2, neighbors=5, dimensions=3, concentration=2.0)
-    assert together.max() <= np.log(2.0 * 36 / 60) + 1e-6
+    apart = log_ratios(POOL, x, y, 2, neighbors=5, dimensions=3, concentration=2.0)
     assert apart[0, 0] == pytest.approx(np.log(2.0 * 6 / 60))
     assert np.isfinite(apart).all()
 
 
 def test_nobody_believes_more_in_a_class_never_seen_than_in_one_far_away():
     far, y = np.full((3, 3), 1e12, np.float32), np.array([1, 1, 1])
-    _, apart = log_ratios(POOL, far, y, 3, **OPTIONS)
+    apart = log_ratios(POOL, far, y, 3, **OPTIONS)
     assert (apart[:, 1] < ABSENT).all()
     assert (apart <= apart[:, 1:2]).all()
 
@@ -150,44 +135,24 @@ def test_nobody_believes_more_in_a_class_never_seen_than_in_one_far_away():
 
 
 @pytest.mark.parametrize("at", [0.0, 3.0, 30.0])
-def test_where_a_client_has_one_class_its_weights_are_those_of_density(at):
-    x = normal(30, 3, at=at, seed=3)
-    sure = np.eye(3, dtype=np.float32)[np.ones(60, int)]
-    w = density(x)
-    p, judged = by_class(sure, w, said("neighbors", x, np.ones(30, int)))
-    assert judged == pytest.approx(w, rel=1e-5)
-    assert (p == sure).all()
+def test_who_has_one_class_says_it_more_surely(at):
+    x, p = normal(30, 3, at=at, seed=3), np.random.default_rng(0).dirichlet(np.ones(3), 60).astype(np.float32)
+    judged = beside(p, said("neighbors", x, np.ones(30, int)))
+    assert (judged[:, 1] >= p[:, 1]).all()
+    assert judged[:, 1].mean() > p[:, 1].mean()
 
 
-def test_a_share_of_zero_is_density():
-    x, p = normal(30, 3, seed=3), np.random.default_rng(0).dirichlet(np.ones(3), 60).astype(np.float32)
-    w = density(x)
-    got, judged = by_class(p, w, said("neighbors(share=0.0)", x, labels(30, 3)))
-    assert got == pytest.approx(p, rel=1e-5)
-    assert judged == pytest.approx(w, rel=1e-5)
-
-
-def test_a_share_of_one_on_flat_ballots_is_a_classifier_by_density_alone():
-    # sum_k w_k p_kc with p flat, a = s = 1: n_kc p_kc summed over clients, whoever holds which of the examples.
+def test_on_flat_ballots_evidence_of_sharpness_one_is_the_posterior_of_the_data():
+    # n_kc p_kc(x) / sum_c n_kc p_kc(x), each density as that part estimates it from the examples of one class.
     x, y = normal(40, 3, seed=5), labels(40, 3)
-    e = said("neighbors(share=1.0, sharpness=1.0)", x, y)
-    _, apart = log_ratios(POOL, x, y, 3, **OPTIONS)
-    together, _ = log_ratios(POOL, x, np.zeros(40, int), 1, **OPTIONS)
-    p, w = by_class(np.full((60, 3), 1 / 3, np.float32), np.exp(together), e)
-    assert w[:, None] * p == pytest.approx(np.exp(apart) / 3, rel=1e-4)
+    p = beside(np.full((60, 3), 1 / 3, np.float32), said("neighbors(sharpness=1.0)", x, y))
+    each = np.stack([density(x[y == c]) ** (1 / 1.5) for c in range(3)], axis=1)
+    assert p == pytest.approx(each / each.sum(axis=1, keepdims=True), rel=1e-3)
 
 
-def test_a_client_without_examples_says_nothing_beside_density():
-    assert not said("neighbors", np.zeros((0, 3)), np.zeros(0, int)).any()
-    p, w = by_class(P, np.zeros(2), said("neighbors", np.zeros((0, 3)), np.zeros(0, int))[:2])
-    assert p == pytest.approx(P, rel=1e-6) and not w.any()
-
-
-def test_beside_equal_weights_a_client_without_examples_counts_next_to_nothing():
-    e = said("neighbors", np.zeros((0, 3)), np.zeros(0, int), weighed=False)
-    p, w = by_class(P, W, e[:2])
-    assert p == pytest.approx(P, rel=1e-6)
-    assert w == pytest.approx(W * np.exp(-45), rel=1e-4)
+def test_a_client_without_examples_leaves_its_ballots_alone():
+    e = said("neighbors", np.zeros((0, 3)), np.zeros(0, int))
+    assert beside(P, e[:2]) == pytest.approx(P, rel=1e-6)
 
 
 def test_evidence_helps_where_models_know_little_and_data_knows_much():
@@ -205,7 +170,7 @@ def test_evidence_helps_where_models_know_little_and_data_knows_much():
             guess = np.random.default_rng(k + 9).dirichlet(np.ones(3), 200)
             p = (0.9 * guess + 0.1 * np.eye(3)[truth]).astype(np.float32)
             w = expertise.build("density")(p, rows, pool, x, rng)
-            votes.append(by_class(p, w, said(spec, x, y, pool=pool)))
+            votes.append((beside(p, said(spec, x, y, pool=pool)), w))
         p, w = (np.stack(each) for each in zip(*votes, strict=True))
         teacher[spec] = (aggregator.build("mean")(p, w).argmax(axis=1) == truth).mean()
     assert teacher["neighbors"] > teacher["none"] + 0.15
@@ -217,8 +182,6 @@ def test_evidence_helps_where_models_know_little_and_data_knows_much():
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("neighbors(share=1.5)", r"'share' must be in \[0, 1\], got 1.5"),
-        ("neighbors(share=-0.1)", r"'share' must be in \[0, 1\]"),
         ("neighbors(sharpness=0.0)", "evidence 'neighbors': 'sharpness' must be above 0 and finite"),
         ("neighbors(neighbors=0)", "'neighbors' must be above 0"),
         ("neighbours", "Did you mean 'neighbors'"),
@@ -234,8 +197,8 @@ def test_options_out_of_range_are_refused(spec, sentence):
 def test_ballots_about_classes_take_no_evidence():
     keys = {"keys": "classes", "student": "none", "expertise": "uniform"}
     with pytest.raises(ConfigError, match="set evidence = 'none', not 'neighbors'"):
-        Config.read({**keys, "evidence": "neighbors"}, where="here")
-    assert Config.read(keys, where="here").evidence == "none"
+        Config.read(keys, where="here")
+    assert Config.read({**keys, "evidence": "none"}, where="here").keys == "classes"
 
 
 CONFIG = Config(learner="constant", release="float32", evidence="neighbors", evaluate=False)
@@ -248,17 +211,16 @@ def release_of(config, *, round_=1, rows=(0, 5, 9), folder=None):
     return decode_release(answer(owner, encode_query(query, 60), config).frame, query)[1]
 
 
-def test_a_client_releases_votes_with_evidence_in_them():
+def test_a_client_releases_ballots_with_evidence_in_them_and_weights_without():
     rows = np.array([0, 5, 9])
-    plain = release_of(CONFIG.model_copy(update={"evidence": "none"}))
-    got = release_of(CONFIG)
-    p, w = by_class(plain.p, plain.w, said("neighbors", X, Y)[rows])
-    assert got.p == pytest.approx(p, rel=1e-5) and got.w == pytest.approx(w, rel=1e-5)
-    assert np.abs(got.p - plain.p).max() > 0.1
-    check_soft_labels(got.p, 3, 3)
-    other = release_of(CONFIG.model_copy(update={"expertise": "uniform"}))
-    p, w = by_class(plain.p, np.ones(3), said("neighbors", X, Y, weighed=False)[rows])
-    assert other.p == pytest.approx(p, rel=1e-5) and other.w == pytest.approx(w, rel=1e-5)
+    for weigh in ("density", "uniform"):
+        config = CONFIG.model_copy(update={"expertise": weigh})
+        plain = release_of(config.model_copy(update={"evidence": "none"}))
+        got = release_of(config)
+        assert got.p == pytest.approx(beside(plain.p, said("neighbors", X, Y)[rows]), rel=1e-5)
+        assert (got.w == plain.w).all()
+        assert np.abs(got.p - plain.p).max() > 0.1
+        check_soft_labels(got.p, 3, 3)
 
 
 def test_evidence_is_computed_once(tmp_path, monkeypatch):
@@ -266,16 +228,16 @@ def test_evidence_is_computed_once(tmp_path, monkeypatch):
     monkeypatch.setattr("fedkd.evidence.nearest", lambda *a, **k: pytest.fail("computed twice"))
     second = release_of(CONFIG, folder=tmp_path, round_=2)
     assert second.p == pytest.approx(first.p, rel=0.02)  # the model has moved a little
-    assert second.w == pytest.approx(first.w, rel=0.02)
+    assert (second.w == first.w).all()
 
 
 def test_a_liar_lies_about_the_labels_of_its_evidence_too(monkeypatch):
     seen = []
     real = evidence.build("neighbors").func
 
-    def listen(transfer, private, y, classes, weighed):
+    def listen(transfer, private, y, classes):
         seen.append(y)
-        return real(transfer, private, y, classes, weighed)
+        return real(transfer, private, y, classes)
 
     monkeypatch.setattr("fedkd.client.evidence.build", lambda spec: listen)
     lying = CONFIG.model_copy(update={"attack": "label_flip(share=1.0)"})

@@ -12,7 +12,7 @@ from fedkd.aggregation import aggregator, in_chunks
 from fedkd.codec import decode_release, encode_release, remember
 from fedkd.dataset import fingerprint
 from fedkd.events import NoOp
-from fedkd.evidence import by_class, evidence
+from fedkd.evidence import beside, evidence
 from fedkd.expertise import GATES, expertise
 from fedkd.feedback import Outcome, feedback
 from fedkd.records import Ballots, Query, Release, Teacher, TransferSet
@@ -37,7 +37,7 @@ FURTHER = {
     "gaussian": ["gaussian(dimensions=2, shrinkage=1.0, temperature=1.0)"],
     "density": ["density(neighbors=1, dimensions=2, sharpness=0.5)"],
     "kulsif": ["kulsif(width=0.5, auxiliary=20, share=0.5)"],
-    "neighbors": ["neighbors(neighbors=1, dimensions=2, share=1.0)", "neighbors(share=0.0, sharpness=30.0)"],
+    "neighbors": ["neighbors(neighbors=1, dimensions=2, sharpness=1.0)", "neighbors(sharpness=30.0)"],
     "private_sketch": ["private_sketch(features=10, dimensions=2, sigma=0.0)"],
 }
 """Options, besides the defaults, with which a part must obey the laws too."""
@@ -410,48 +410,42 @@ def test_expertise_of_a_client_without_data_is_finite(spec):
 
 @members(evidence)
 @FAST
-@given(made=clients(), weighed=st.booleans(), seed=st.integers(0, 1000))
-def test_evidence_makes_ballots_and_weights_and_changes_nothing_that_it_was_given(spec, made, weighed, seed):
+@given(made=clients(), seed=st.integers(0, 1000))
+def test_evidence_makes_ballots_and_changes_nothing_that_it_was_given(spec, made, seed):
     p, rows, private = made
-    rng = np.random.default_rng(seed)
-    y, w = rng.integers(p.shape[1], size=len(private)), rng.uniform(0, 3, len(rows)).astype(np.float32)
-    w[::3] = 0
-    frozen(p, private, y, w)
-    e = evidence.build(spec)(TRANSFER, private, y, p.shape[1], weighed)
+    y = np.random.default_rng(seed).integers(p.shape[1], size=len(private))
+    frozen(p, private, y)
+    e = evidence.build(spec)(TRANSFER, private, y, p.shape[1])
     assert e.shape == (len(TRANSFER), p.shape[1])
     assert e.dtype == np.float32
     assert np.isfinite(e).all()
     frozen(e)
-    judged, counted = by_class(p, w, e[rows])
+    judged = beside(p, e[rows])
     assert check_soft_labels(judged, *p.shape) is judged  # single precision already
     assert np.abs(judged.sum(axis=1) - 1).max(initial=0) < 1e-5
-    assert counted.dtype == np.float32
-    assert np.isfinite(counted).all()
-    assert ((counted > 0) == (w > 0)).all()
     half = len(rows) // 2
-    assert np.array_equal(by_class(p[half:], w[half:], e[rows[half:]])[0], judged[half:])
+    assert np.array_equal(beside(p[half:], e[rows[half:]]), judged[half:])
 
 
 @members(evidence)
 @FAST
-@given(made=clients(), weighed=st.booleans(), seed=st.integers(0, 1000))
-def test_evidence_knows_no_order_of_examples_and_no_class_from_another(spec, made, weighed, seed):
+@given(made=clients(), seed=st.integers(0, 1000))
+def test_evidence_knows_no_order_of_examples_and_no_class_from_another(spec, made, seed):
     p, _, private = made
     classes, rng = p.shape[1], np.random.default_rng(seed)
     y = rng.integers(classes, size=len(private))
     find = evidence.build(spec)
-    e = find(TRANSFER, private, y, classes, weighed)
+    e = find(TRANSFER, private, y, classes)
     order, names = rng.permutation(len(private)), rng.permutation(classes)
-    mixed = find(TRANSFER, private[order], names[y[order]], classes, weighed)
+    mixed = find(TRANSFER, private[order], names[y[order]], classes)
     assert mixed[:, names] == pytest.approx(e, rel=1e-3, abs=1e-3)
 
 
 @members(evidence)
 def test_evidence_of_a_client_without_data_takes_no_side(spec):
-    for weighed in (False, True):
-        e = evidence.build(spec)(TRANSFER, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 3, weighed)
-        assert (e == e[:1, :1]).all()
-        assert np.isfinite(e).all()
+    e = evidence.build(spec)(TRANSFER, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 3)
+    assert (e == e[:1, :1]).all()
+    assert np.isfinite(e).all()
 
 
 # Feedback.

@@ -13,8 +13,15 @@ from fedkd.privacy.accountant import spent
 from fedkd.privacy.report import files_of, rounded_up, spent_in, statement
 from fedkd.protect import demand, doubtful_delta, protection, protection_of, spending, steps_in_a_round
 
-DP_SGD = {"protect": "dp_sgd", "epsilon": 3.0, "learner": "linear", "expertise": "uniform"}
-CENTRAL = {"protect": "central", "epsilon": 3.0, "expertise": "uniform", "record": False, "late": False}
+DP_SGD = {"protect": "dp_sgd", "epsilon": 3.0, "learner": "linear", "expertise": "uniform", "evidence": "none"}
+CENTRAL = {
+    "protect": "central",
+    "epsilon": 3.0,
+    "expertise": "uniform",
+    "evidence": "none",
+    "record": False,
+    "late": False,
+}
 
 
 def read(**given):

@@ -109,7 +109,14 @@ def single(tmp_path_factory):
         {"release": "quantize(bits=2)", "sharpen": "gate", "select": "cache_miss(size=40)", "replay": 2},
         {"labels": "gems", "select": "wrong(size=30)", "feedback": "student", "release": "argmax"},
         {"select": "uncertain(size=25)", "feedback": "clusters", "expertise": "uniform", "late": False},
-        {"keys": "classes", "student": "none", "expertise": "uniform", "feedback": "others", "release": "float32"},
+        {
+            "keys": "classes",
+            "student": "none",
+            "expertise": "uniform",
+            "evidence": "none",
+            "feedback": "others",
+            "release": "float32",
+        },
     ],
     ids=["plain", "cache", "gems", "uncertain", "classes"],
 )

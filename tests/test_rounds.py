@@ -124,6 +124,7 @@ def settings(**keys):
     base = {
         "rounds": 2,
         "expertise": "uniform",
+        "evidence": "none",
         "release": "float32",
         "broadcast": "float32",
         "deadline": 10.0,

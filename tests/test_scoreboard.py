@@ -61,6 +61,13 @@ def test_one_client_is_warned_of_once():
 
 
 def test_a_teacher_about_classes_is_not_held_against_the_labels_of_samples(tmp_path):
-    classes = {"keys": "classes", "student": "none", "expertise": "uniform", "feedback": "others", "release": "float32"}
+    classes = {
+        "keys": "classes",
+        "student": "none",
+        "expertise": "uniform",
+        "evidence": "none",
+        "feedback": "others",
+        "release": "float32",
+    }
     summary = json.loads((run(tmp_path / "fd", **classes) / "summary.json").read_text())
     assert summary["reliability"] == {} and summary["scoreboard"]["ensemble"] is None

@@ -9,13 +9,12 @@ import numpy as np
 from fedkd.client import training_of
 from fedkd.config import Config
 from fedkd.dataset import Dataset, as_inputs, fingerprint, load
-from fedkd.evidence import by_class, evidence
+from fedkd.evidence import beside, evidence
 from fedkd.expertise import expertise
 from fedkd.learner import make_learner, set_threads
 from fedkd.partition import partition
 from fedkd.random import derive, generator
 from fedkd.records import TransferSet
-from fedkd.registry import parse
 from fedkd.softlabels import Array
 
 
@@ -54,15 +53,14 @@ class Clients:
             ]
         )
 
-    def votes(self, member: str, judge: str, ballots: list[Array]) -> tuple[Array, Array]:
-        """Return ballots (K, M, C) and weights (K, M) by the expertise ``member``, after the evidence ``judge``."""
-        w, weighed = self.weights(member, ballots), parse(member)[0] == "density"
-        look = evidence.build(judge)
-        judged = []
-        for k, (p, share) in enumerate(zip(ballots, self.shares, strict=True)):
-            x, y = as_inputs(self.data.x[share]), self.data.y[share]
-            judged.append(by_class(p, w[k], look(self.transfer, x, y, self.data.classes, weighed)))
-        return np.stack([p for p, _ in judged]), np.stack([w for _, w in judged])
+    def judged(self, member: str, ballots: list[Array]) -> Array:
+        """Return the ballots (K, M, C) beside the evidence ``member``."""
+        look, said = evidence.build(member), []
+        for p, share in zip(ballots, self.shares, strict=True):
+            said.append(
+                beside(p, look(self.transfer, as_inputs(self.data.x[share]), self.data.y[share], self.data.classes))
+            )
+        return np.stack(said)
 
 
 def deal(name: str, spec: str, clients: int, seed: int, *, transfer: int, private: int | None) -> Clients:

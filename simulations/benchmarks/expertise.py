@@ -66,7 +66,8 @@ def one_seed(
     result = {"local models (mean)": {"accuracy": float(np.mean(local))}}
     for member in members:
         weight, _, judge = member.partition(", evidence = ")
-        teacher = aggregator.build("mean")(*scene.votes(weight, judge or "none", ballots))
+        judged = scene.judged(judge or "none", ballots)
+        teacher = aggregator.build("mean")(judged, scene.weights(weight, ballots))
         taught = np.isfinite(teacher).all(axis=1)
         filled = np.where(taught[:, None], teacher, np.float32(1 / scene.data.classes))  # nobody answered: a guess
         result[member] = {

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 from simulations.papers.show import Row, Variants, main
 
+MEAN = {"expertise": "uniform", "evidence": "none"}
 VARIANTS: Variants = {
     "expert, one round": ("one_shot", {"rounds": 1}),
     "expert": ("expert", {}),
-    "plain mean, one round": ("one_shot", {"rounds": 1, "expertise": "uniform"}),
-    "plain mean": ("expert", {"expertise": "uniform"}),
+    "plain mean, one round": ("one_shot", {"rounds": 1, **MEAN}),
+    "plain mean": ("expert", MEAN),
     "DS-FL": ("ds_fl", {}),
 }
 CLAIM = "one round of ours is above all rounds of the plain mean and of DS-FL"
