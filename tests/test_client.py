@@ -263,8 +263,8 @@ def test_one_target_has_the_gradient_of_both_terms_of_fd():
 
 def test_a_client_that_is_asked_about_classes_answers_one_row_for_each_and_abstains_on_those_it_lacks():
     config = Config(
-        learner="mlp", expertise="uniform", evidence="none", release="float32", keys="classes", student="none", local_epochs=30,
-        feedback_epochs=30,
+        learner="mlp", expertise="uniform", evidence="none", release="float32", keys="classes", student="none",
+        local_epochs=30, feedback_epochs=30,
     )  # fmt: skip
     query = Query(1, np.arange(CLASSES), CLASSES, TRANSFER.fingerprint)
     asked = encode_query(query, CLASSES, "float32")
