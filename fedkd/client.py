@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from fedkd.attack import Attack, attack, dishonest
 from fedkd.codec import Known, decode_query, encode_release, peek, remember, remember_feedback
 from fedkd.config import Config, mixed
 from fedkd.dataset import fingerprint
-from fedkd.errors import CheckpointError
+from fedkd.errors import CheckpointError, PrivacyError
 from fedkd.events import Event, NonPrivate, NoOp
 from fedkd.evidence import beside, evidence
 from fedkd.expertise import STATIC, weigh
@@ -24,14 +25,16 @@ from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
 from fedkd.privacy.chain import Head
+from fedkd.privacy.distributed import contribution
 from fedkd.privacy.ledger import Budget
 from fedkd.privacy.noise import entropy_of
-from fedkd.privacy.purse import FREE, Charge, begin_round, guarded, open_purse
-from fedkd.protect import protection_of, spending
+from fedkd.privacy.purse import FREE, Charge, begin_round, begin_share, guarded, open_purse
+from fedkd.protect import ON_DEVICE, protection_of, rules_of, scale_of_round, spending
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.registry import parse
 from fedkd.release import form, prepare
+from fedkd.secagg.client import Vector, respond
 from fedkd.softlabels import Array, check_soft_labels
 
 HONEST = Attack(0.0)
@@ -113,16 +116,25 @@ def answer(site: Site, frame: bytes, config: Config, acknowledged: int = 0) -> A
 
     ``acknowledged`` is the round of this client's last release that the server has: a delta starts from it.
     """
-    rows = _rows(site, config)
     digest = hashlib.sha256(frame + f"acknowledged {acknowledged}".encode()).hexdigest()
+    if protection_of(config).place == "shares":
+        return Answer(_masked(site, frame, config), None)
+    return _remembering(site, frame, config, acknowledged, digest, encode_release)
+
+
+def _remembering(
+    site: Site, frame: bytes, config: Config, acknowledged: int, digest: str, write: Callable[..., bytes]
+) -> Answer:
+    """Answer a query, or what was answered to the one of this ``digest``; ``write`` makes bytes of a release."""
+    rows = _rows(site, config)
     run = json.dumps(config.identity())
-    arrays, header = _recall(site, peek(frame).round, digest, run, paid=protection_of(config).place == "training")
+    arrays, header = _recall(site, peek(frame).round, digest, run, paid=protection_of(config).place in ON_DEVICE)
     if header.get("query") == digest:
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
     with _charged(site, config, query.round, digest, header) as charge:
-        reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge)
+        reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge, write)
         charge.commit(reply.frame)
         return reply
 
@@ -136,6 +148,7 @@ def _answer(
     digest: str,
     run: str,
     charge: Charge,
+    write: Callable[..., bytes],
 ) -> Answer:
     """Answer a query that was not answered before, and remember what was said."""
     rows, told = _rows(site, config), _remembered("told.", arrays)
@@ -168,7 +181,7 @@ def _answer(
         p, w = act.ballot(p, w, stream("attack"))
     release = prepare(config.release, Release(p, w, event), stream("release"))
     known = _known(arrays, acknowledged)
-    reply = encode_release(release, query, site.key, known=known)
+    reply = write(release, query, site.key, known=known)
     if "delta" in release.coding:  # until the server says which of the two it has, both are kept
         remembered |= _prefixed("sent.", remember(known, release, query, rows).to_arrays())
         remembered |= _prefixed("known.", known.to_arrays() if known is not None else {})
@@ -187,6 +200,29 @@ def _answer(
     return Answer(reply, local)
 
 
+def _masked(site: Site, frame: bytes, config: Config) -> bytes:
+    """Answer a question of a masked round. A query on its own is none: ballots leave under masks, or not at all."""
+    if site.state is None:
+        raise PrivacyError("a masked round needs a folder for its keys (state-dir)")
+
+    def vector(question: bytes) -> Vector:
+        # Never the same noise in two sums: their difference would be of few clients, and so of little noise. Hence a
+        # query that is asked again, by a server that lost a round, is a new one here.
+        once = hashlib.sha256(frame).hexdigest()
+        query = decode_query(question, site.transfer.fingerprint, len(site.transfer), classes=site.classes)
+        numbers = _remembering(site, question, config, 0, once, functools.partial(_part, site, config)).frame
+        return Vector(np.frombuffer(numbers, "<i8").astype(np.int64), query)
+
+    return respond(site.key, site.state.parent / "secagg", frame, rules_of(config), vector)
+
+
+def _part(site: Site, config: Config, release: Release, query: Query, key: int, *, known: Known | None) -> bytes:
+    """Return what a client adds to the sum, noise included, as bytes."""
+    scale = scale_of_round(config, len(query.indices), site.classes)
+    entropy = entropy_of(config.noise, config.seed, "client", key, "round", query.round, "share")
+    return contribution(release.p, release.w, scale, entropy).astype("<i8").tobytes()
+
+
 @contextmanager
 def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[str, Any]) -> Iterator[Charge]:
     """Charge the site's ledger before private data is read, and hold it until the answer is on the disk.
@@ -195,13 +231,17 @@ def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[
     """
     if site.budget is not None:
         guarded(config)
-    if site.ledger is None or protection_of(config).place != "training":
+    place = protection_of(config).place
+    if site.ledger is None or place not in ON_DEVICE:
         yield FREE
         return
     own = hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
     seen = Head(*header["ledger"]) if header.get("ledger") else None
     with open_purse(site.ledger, config, own, site.budget, seen, accept_loss=site.accept_loss) as ledger:
-        yield begin_round(ledger, config, site.run, round_, digest)
+        if place == "shares":
+            yield begin_share(ledger, config, site.run, digest)
+        else:
+            yield begin_round(ledger, config, site.run, round_, digest)
 
 
 def _rows(site: Site, config: Config) -> int:
@@ -210,7 +250,7 @@ def _rows(site: Site, config: Config) -> int:
 
 def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) -> Event:
     """Learn the private data and return the event that this was; without a mechanism its epsilon is infinite."""
-    if protection_of(config).place != "training":
+    if protection_of(config).place != "training":  # what is trained here leaves with noise on its answers, or without
         learner.fit(site.x, y, rng=generator(config.seed, "client", site.key, "round", round_, "fit"))
         return NonPrivate()
     budget = spending(config)

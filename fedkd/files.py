@@ -22,15 +22,18 @@ from fedkd.errors import CheckpointError
 from fedkd.softlabels import Array
 
 
-def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes, *, durable: bool = True, secret: bool = False) -> None:
     """Replace ``path`` by ``content`` in one step; on any failure (a full disk, say) the old file stays.
 
-    ``durable`` also waits until the bytes are on the disk, so that they outlive a power cut and not only a crash.
+    ``durable`` also waits until the bytes are on the disk, so that they outlive a power cut and not only a crash. What
+    is ``secret`` only its owner may read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with open(temporary, "xb") as stream:
+        with open(
+            temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if secret else 0o666)
+        ) as stream:
             stream.write(content)
             stream.flush()
             if durable:
@@ -63,7 +66,9 @@ def _digest(arrays: Mapping[str, Array], header: str) -> str:
     return digest.hexdigest()
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Array], header: Mapping[str, Any], *, durable: bool = True) -> None:
+def save_arrays(
+    path: Path, arrays: Mapping[str, Array], header: Mapping[str, Any], *, durable: bool = True, secret: bool = False
+) -> None:
     """Write ``arrays`` and the JSON-able ``header`` to ``path``, whole or not at all."""
     text = json.dumps(header)
     # asarray keeps scalars scalars, where ascontiguousarray would make them vectors. The format has one byte order.
@@ -71,7 +76,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array], header: Mapping[str, An
     contiguous = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in found.items()}
     # One entry, checksum first: the library writes several in no fixed order, and equal runs shall leave equal files.
     content = save(contiguous, metadata={"fedkd": f"{_digest(contiguous, text)} {text}"})
-    write_atomic(path, content, durable=durable)
+    write_atomic(path, content, durable=durable, secret=secret)
 
 
 def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:

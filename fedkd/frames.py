@@ -6,7 +6,8 @@ All numbers are little-endian. A frame is a header of 22 to 45 bytes and a body:
 offset bytes meaning
 ====== ===== ==========================================================================================
 0      4     ``b"FKD"`` and the version, 2
-4      1     kind in the low half: 1 query, 2 release; flags in the high half: 1 delta, 2 range coded, 4 zstd, 8 taught
+4      1     kind in the low half: 1 query, 2 release, 3 to 6 secure aggregation; flags in the high half: 1 delta,
+             2 range coded, 4 zstd, 8 taught
 5      1     encoding of soft labels: 0 float32, 1 float16, 2 label, 16 + b grid of b bits, 32 + k top k, 255 none
 6      8     first bytes of the transfer set's SHA-256
 14     4     CRC-32 of all other bytes, XOR that of the context
@@ -37,6 +38,7 @@ from fedkd.softlabels import Array
 
 VERSION = 2
 QUERY, RELEASE = 1, 2
+KEYS, SHARES, MASKED, UNMASK = 3, 4, 5, 6
 DELTA, RANGE, ZSTD, TAUGHT = 1, 2, 4, 8
 NONE = 255
 MAX_ROWS = 10_000_000
@@ -106,7 +108,7 @@ def read(frame: bytes, kind: int, header: Header, *, limit: int, context: int = 
     if sum_.to_bytes(4, "little") != frame[FIXED - 4 : FIXED]:
         leans = ", or its sender remembers something else" if header.flags & (DELTA | TAUGHT) else ""
         raise CodecError(f"frame is damaged: its checksum does not match{leans}")
-    if header.encoding not in NAMES and not (kind == QUERY and header.encoding == NONE):
+    if header.encoding not in NAMES and not (kind != RELEASE and header.encoding == NONE):
         raise CodecError(f"unknown encoding {header.encoding}")
     reader = _open(frame)[1]
     return Reader(_expand(reader.rest(), limit)) if header.flags & ZSTD else reader

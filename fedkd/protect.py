@@ -6,17 +6,22 @@ well, over everything that leaves in all rounds. From these follows the noise: n
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from fedkd.errors import PrivacyError, SpecError
+from fedkd.errors import PrivacyError, SpecError, did_you_mean
 from fedkd.events import Event, Gaussian, Neighbors, NoOp, SampledGaussian, Unit
 from fedkd.expertise.sketch import SIGMA
 from fedkd.privacy.calibrate import noise_multiplier
+from fedkd.privacy.distributed import Scale, scale_of
+from fedkd.privacy.distributed import event as distributed_event
 from fedkd.registry import Registry, parse, split
 from fedkd.release import form
+from fedkd.secagg.client import Rules
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -29,8 +34,8 @@ class Protection:
     """What a protection bounds, and where: ``place`` is where noise is added.
 
     nowhere; training: every gradient step of a client; mean: the sum of all ballots, on the server; votes: the sum of
-    all votes, on the server. ``open`` is what stays open. The rest are
-    the member's own options.
+    all votes, on the server; shares: each client's part of the sum, before it is masked. ``open`` is what stays open.
+    The rest are the member's own options.
     """
 
     place: str = "nowhere"
@@ -43,6 +48,8 @@ class Protection:
     clip: float = 1.0
     examples: int = 1
     step: float = 1.0
+    least: float = 1.0
+    dropout: str = "strict"
 
 
 @protection
@@ -104,6 +111,45 @@ def gnmax() -> Protection:
     return Protection("votes", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL)
 
 
+@protection
+def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "strict") -> Protection:
+    """Hide every client, also from the server: each adds a part of the noise, and only the masked sum is seen.
+
+    Secure aggregation (Bonawitz et al., CCS 2017) of ballots that are cut as in ``central``, with discrete Gaussian
+    noise (Kairouz, Liu and Steinke, arXiv:2102.06387). ``least`` is the share of ``clients`` without whom there is no
+    sum: the noise of as many suffices, so fewer may fail where it is high, and noise is more where it is low. With
+    dropout 'strict' a client that is lost while masks are taken off costs the round; 'robust' survives that, with
+    secrets shared in one more exchange, and also holds against a server that lies about who is gone.
+    """
+    _inside("distributed", "clip", clip, 0, 1)
+    _inside("distributed", "least", least, 0, 1)
+    if dropout not in DROPOUTS:
+        hint = did_you_mean(dropout, DROPOUTS)
+        raise SpecError(
+            f"protection 'distributed': 'dropout' must be one of {', '.join(DROPOUTS)}, got {dropout!r}.{hint}"
+        )
+    return Protection(
+        "shares",
+        Unit.CLIENT,
+        Neighbors.ZERO_OUT,
+        "anyone who sees teachers, students and what goes back to clients, and a server that follows the protocol",
+        (
+            "server and network follow the protocol and are only curious (semi-honest)",
+            "of the clients in a sum, as many as make it up at the least add their noise and do not tell it",
+            "keys are those of the clients: what the server passed on at first contact is believed ever after",
+        ),
+        ("whether a client takes part", "the time of messages", "other runs of the same clients"),
+        clip=clip,
+        least=least,
+        dropout=dropout,
+    )
+
+
+ON_DEVICE = ("training", "shares")
+"""Where noise is added by a client itself, so that its own ledger knows of it."""
+DROPOUTS = ("strict", "robust")
+
+
 _CENTRAL = (
     "anyone who sees teachers, students and what goes back to clients; not the server, which sees every ballot",
     ("the server is trusted and its operating system's entropy is sound", "a client answers at most once a round"),
@@ -115,6 +161,8 @@ TRAINABLE = ("linear",)
 """Learners that can learn by DP-SGD."""
 READS_ANSWERS = ("uniform", "confidence", "entropy")
 """Expertise that reads a client's soft labels and nothing else of its data."""
+SMALLEST = 3
+"""The fewest clients in a sum: of two, each would know what the other has added."""
 OF_ALL = ("none", "teacher", "student")
 """Feedback that is made of the noisy sum and of nothing else."""
 
@@ -149,6 +197,12 @@ def contradictions(config: Config) -> list[str]:
         found.append(f"release: {coding} makes sizes and checkpoints tell of single ballots; leave it out")
     if config.late:
         found.append("late: a client that answers late may be counted twice in a round; set late = false")
+    if chosen.place == "shares":
+        least = least_of(config)
+        if least < SMALLEST:
+            found.append(f"least: a sum of {least} clients says too much of each; {SMALLEST} are needed at the least")
+        if form(config.broadcast).coding & {"delta"}:
+            found.append("broadcast: in a masked round all are told the same; leave 'delta' out")
     if weighs != "uniform":
         found.append(f"expertise: protect = {config.protect!r} counts every client alike; set expertise = 'uniform'")
     if config.aggregate != "mean":
@@ -190,6 +244,30 @@ def doubtful_delta(config: Config) -> list[str]:
     return [f"delta = {config.delta:g} is not below 1 / {units:,} {chosen.unit}s: the promise may fail for one."]
 
 
+def least_of(config: Config) -> int:
+    """Return how many clients make a sum at the least (K_min), for ``protect = distributed``."""
+    return math.ceil(protection_of(config).least * config.clients - 1e-9)
+
+
+def rules_of(config: Config) -> Rules:
+    """Return what a client holds to in masked rounds; both sides must have the same settings."""
+    topic = hashlib.sha256(json.dumps(config.identity()).encode()).digest()
+    return Rules(least_of(config), protection_of(config).dropout == "robust", topic)
+
+
+def scale_of_round(config: Config, rows: int, classes: int) -> Scale:
+    """Return what the vectors of a masked round about ``rows`` are measured in."""
+    budget = spending(config)
+    return scale_of(
+        rows,
+        classes,
+        noise_multiplier=budget.noise_multiplier,
+        clip=budget.protection.clip,
+        least=least_of(config),
+        clients=config.clients,
+    )
+
+
 def protection_of(config: Config) -> Protection:
     """Return what ``config`` protects."""
     chosen: Protection = protection.build(config.protect)()
@@ -210,6 +288,7 @@ def spending(config: Config) -> Spending:
         config.rounds,
         steps_in_a_round(config.local_epochs, protection_of(config).rate),
         _sketch(config.expertise),
+        least_of(config),
     )
 
 
@@ -234,13 +313,15 @@ def demand(config: Config, event: Event, who: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _planned(spec: str, epsilon: float, delta: float, rounds: int, steps: int, before: tuple[Event, ...]) -> Spending:
+def _planned(
+    spec: str, epsilon: float, delta: float, rounds: int, steps: int, before: tuple[Event, ...], least: int
+) -> Spending:
     chosen: Protection = protection.build(spec)()
 
     def once(noise: float, times: int) -> Event:
         if chosen.place == "training":
             return SampledGaussian(chosen.rate, noise, max(1, steps * times))
-        return Gaussian(noise, times)
+        return distributed_event(noise, least, times) if chosen.place == "shares" else Gaussian(noise, times)
 
     noise = noise_multiplier(epsilon, delta, lambda noise: [*before, once(noise, rounds)])
     return Spending(chosen, before, (once(noise, 1),), noise, steps)

@@ -177,6 +177,10 @@ class Nobody:
         """Send nothing."""
         return {}
 
+    def tell(self, *asked: Any) -> Mapping[str, int]:
+        """Send nothing."""
+        return {}
+
     def again(self, *asked: Any) -> int:
         """Send nothing."""
         return 0

@@ -29,10 +29,12 @@ from fedkd.files import load_arrays, save_arrays
 from fedkd.labeled import Gems, labels
 from fedkd.learner import Learner
 from fedkd.lesson import study
+from fedkd.masked_round import Sum, gather
 from fedkd.memory import Memory, Pool
-from fedkd.privacy.client_level import protected
+from fedkd.privacy.client_level import denoise, protected
+from fedkd.privacy.distributed import mean_of
 from fedkd.privacy.noise import entropy_of
-from fedkd.protect import demand, protection_of, spending
+from fedkd.protect import demand, protection_of, scale_of_round, spending
 from fedkd.random import generator
 from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
@@ -79,6 +81,10 @@ class Exchange(Protocol):
 
     def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
         """Send one client another frame, since it could not read its last one; return bytes sent."""
+        ...
+
+    def tell(self, round_: int, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Send those clients that have a ``personal`` frame and are present theirs; return bytes sent, by client."""
         ...
 
     def open(self, round_: int) -> int:
@@ -155,15 +161,21 @@ class Loop:
         self.observe("round", {"round": round_})
         selection = self._selection(round_)
         query = Query(round_, selection.ask, self.classes, self.transfer.fingerprint)
-        sent = self._ask(exchange, query)
-        collected = self._collect(exchange, query, sent)
+        chosen = protection_of(config)
+        if chosen.place == "shares":
+            gathered = self._gather(exchange, query)
+            collected = Collected({}, dict(sorted(gathered.clients.items(), key=_by_number)), gathered.latency)
+        else:
+            collected = self._collect(exchange, query, self._ask(exchange, query))
         clock.lap("clients")
 
         # Sorted by client: neither the order nor the timing of arrivals can change a bit of the teacher.
         clients = sorted(collected.releases)
         releases = [collected.releases[key] for key in clients]
         trust = np.array([self.state.trust.get(key, 1.0) for key in clients])
-        if self.config.protect != "none" and protection_of(self.config).place != "training":
+        if chosen.place == "shares":
+            ensemble = self._unmasked(gathered, selection.ask)
+        elif self.config.protect != "none" and chosen.place != "training":
             ensemble = self._protected(releases, selection.ask)
         else:
             ensemble, trust = self._ensemble(releases, selection.ask, trust)
@@ -328,6 +340,19 @@ class Loop:
             entropy=entropy_of(self.config.noise, self.config.seed, "server", "round", self.state.round + 1),
         )
         sharp: Array = sharpener.build(self.config.sharpen)(noisy)
+        return sharp.astype(np.float32, copy=False)
+
+    def _gather(self, exchange: Exchange, query: Query) -> Sum:
+        """Return the sum of the clients' ballots, none of which is seen on its own."""
+        back = self.state.feedback
+        asked = replace(query, feedback=back if isinstance(back, Teacher) else None)
+        return gather(self.config, exchange, asked, self._framed(asked), self.observe)
+
+    def _unmasked(self, gathered: Sum, rows: Array) -> Array:
+        """Return the teacher (n, C) of a sum that was noisy when it got here; all that follows is post-processing."""
+        scale = scale_of_round(self.config, len(rows), self.classes)
+        mean = mean_of(gathered.total, gathered.parties, scale, self.classes)
+        sharp: Array = sharpener.build(self.config.sharpen)(denoise(mean, space(self.transfer, SMOOTH)[0][rows]))
         return sharp.astype(np.float32, copy=False)
 
     def _judged(

@@ -154,6 +154,13 @@ class GridExchange:
         sizes = {part: size_of(content) for part, content in contents.items()}
         return {names[node]: sizes[part] for node, part in parts.items()}
 
+    def tell(self, round_: int, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Send the nodes of those clients that have a ``personal`` frame theirs."""
+        nodes = {node: self._name(node) for node in sorted(self.grid.get_node_ids())}
+        contents = {node: query_content(personal[name]) for node, name in nodes.items() if name in personal}
+        self._push(round_, contents)
+        return {nodes[node]: size_of(content) for node, content in contents.items()}
+
     def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
         """Send the node of ``client`` another frame of the same round."""
         node = next((node for node in self.grid.get_node_ids() if self._name(node) == client), None)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkd.errors import ConfigError, PrivacyError
-from fedkd.events import Event, NoOp, SampledGaussian
+from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError
+from fedkd.events import DistributedGaussian, Event, NoOp, SampledGaussian
 from fedkd.privacy.accountant import Filter, spent
 from fedkd.privacy.chain import Head
 from fedkd.privacy.ledger import Budget, Ledger
-from fedkd.protect import protection_of, spending
+from fedkd.protect import ON_DEVICE, protection_of, spending
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -24,7 +24,7 @@ def planned(config: Config) -> tuple[Event, ...]:
     """Return all that the rounds of ``config`` will do to one client's data, settled before the first of them."""
     budget = spending(config)
     whole = [
-        SampledGaussian(e.rate, e.noise_multiplier, e.count * config.rounds) if isinstance(e, SampledGaussian) else e
+        replace(e, count=e.count * config.rounds) if isinstance(e, SampledGaussian | DistributedGaussian) else e
         for e in budget.round
     ]
     return (*budget.once, *whole)
@@ -94,10 +94,10 @@ FREE = Charge(True, True, lambda frame: None)
 
 def guarded(config: Config) -> None:
     """Raise :class:`ConfigError` unless a device whose owner has set a budget may answer ``config`` at all."""
-    if protection_of(config).place != "training" or config.noise != "system":
+    if protection_of(config).place not in ON_DEVICE or config.noise != "system":
         raise ConfigError(
-            "this device answers only under its owner's budget: the run needs protect = 'dp_sgd' and noise = 'system', "
-            f"got protect = {config.protect!r} and noise = {config.noise!r}"
+            "this device answers only under its owner's budget: the run needs protect = 'dp_sgd' or 'distributed' and "
+            f"noise = 'system', got protect = {config.protect!r} and noise = {config.noise!r}"
         )
 
 
@@ -110,6 +110,31 @@ def begin_round(ledger: Ledger, config: Config, run: str, round_: int, digest: s
     """
     if not 1 <= round_ <= config.rounds:
         raise PrivacyError(f"round {round_} is not one of the {config.rounds} that the budget was spread over")
+    fresh = _settle(ledger, config, run)
+    name = release_of(run, round_)
+    if ledger.find(name) is not None:
+        return Charge(False, False, lambda frame: None, ledger.head)
+    ledger.reserve(name, NoOp(), run=run, query_digest=digest)
+    return Charge(True, fresh, lambda frame: ledger.commit(name, frame), ledger.head)
+
+
+def begin_share(ledger: Ledger, config: Config, run: str, digest: str) -> Charge:
+    """Charge the plan of ``run`` if that is new, then begin one of its sums, whichever round it is of.
+
+    A round that the server begins again is another sum, with other noise and perhaps of other clients. There are as
+    many as rounds were planned: what crashes cost is rounds at the end, never privacy.
+    """
+    _settle(ledger, config, run)
+    free = (release_of(run, count) for count in range(1, config.rounds + 1))
+    name = next((name for name in free if ledger.find(name) is None), None)
+    if name is None:
+        raise BudgetExhausted("run")
+    ledger.reserve(name, NoOp(), run=run, query_digest=digest)
+    return Charge(True, True, lambda frame: ledger.commit(name, frame), ledger.head)
+
+
+def _settle(ledger: Ledger, config: Config, run: str) -> bool:
+    """Charge the plan of ``run`` unless it was before; return whether it was not."""
     settled = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()
     plan, fresh = planned(config), False
     for i, event in enumerate(plan):
@@ -121,11 +146,7 @@ def begin_round(ledger: Ledger, config: Config, run: str, round_: int, digest: s
             fresh = True
         elif found.event != event or found.query_digest != settled:
             raise PrivacyError(f"run {run} was begun with other settings, for which another plan was paid")
-    name = release_of(run, round_)
-    if ledger.find(name) is not None:
-        return Charge(False, False, lambda frame: None, ledger.head)
-    ledger.reserve(name, NoOp(), run=run, query_digest=digest)
-    return Charge(True, fresh, lambda frame: ledger.commit(name, frame), ledger.head)
+    return fresh
 
 
 def release_of(run: str, round_: int) -> str:
