@@ -26,7 +26,7 @@ from fedkd.privacy.audit import Audit, LabelInference, audit_mechanism, infer_la
 from fedkd.privacy.gaussian import epsilon_of
 from fedkd.privacy.neighbors import Statistic, Train
 from fedkd.privacy.noise import Entropy
-from fedkd.protect import protection_of, spending
+from fedkd.protect import least_of, protection_of, spending
 from fedkd.registry import split
 from fedkd.replay import Recording
 from fedkd.rundir import DEPLOYMENT
@@ -95,6 +95,13 @@ def audit_config(config: Config, *, trials: int, entropy: Entropy) -> list[Findi
             )
             if chosen.rate < 1:
                 findings.append(_sampling(spec, chosen.clip, chosen.rate, trials, entropy))
+    elif chosen.place == "shares":
+        least = least_of(config)
+        noise(
+            f"masked sum of {least} clients",
+            lambda z: neighbors.shares(z, clip=chosen.clip, least=least, clients=config.clients),
+            budget.noise_multiplier,
+        )
     else:
         votes = chosen.place == "votes"
         noise(

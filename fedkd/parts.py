@@ -195,6 +195,21 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "record": False,
         },
     ),
+    "private_masked": (
+        "as private_clients, and the server sees only the sum: secure aggregation with noise by every client",
+        {
+            "rounds": 1,
+            "clients": 100,
+            "learner": "linear(dimensions=20)",
+            "expertise": "uniform",
+            "evidence": "none",
+            "feedback": "none",
+            "protect": "distributed(clip=0.25)",
+            "epsilon": 8.0,
+            "late": False,
+            "record": False,
+        },
+    ),
     "fedmd": (
         "FedMD, Li and Wang, arXiv:1910.03581: mean logits go back, clients match them",
         {

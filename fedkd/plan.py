@@ -28,12 +28,13 @@ from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
 from fedkd.privacy.report import spent_in
-from fedkd.protect import doubtful_delta, protection_of, spending
+from fedkd.protect import doubtful_delta, least_of, protection_of, spending
 from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
 from fedkd.release import form, prepare
 from fedkd.scoreboard import ALONE
+from fedkd.secagg.sizes import conversation
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array, normalize
 from fedkd.units import size
@@ -334,6 +335,10 @@ class _Dummies:
                 known.seen[back] = told[back] > 0
             ways = [new.coding, new.coding - {"range_code"}]
             down = max((self._shorter(query, new.encoding, way, known) for way in ways), key=len)
+        length = None if back is None else len(back)
+        chosen = protection_of(config)
+        if chosen.place == "shares":
+            return _masked(query, down, config.clients, length, robust=chosen.dropout == "robust")
         release, last = self._release(round_, ask), None
         if "delta" in release.coding and round_ > 1:
             rows = np.flatnonzero(seen)
@@ -343,7 +348,6 @@ class _Dummies:
         up = max((encode_release(one, query, key, known=last) for one in coded), key=len)
         answer = Answer(up, 0.5 if config.evaluate else None)
         asked = query_content(down, round_ - 1 if "delta" in release.coding else 0)
-        length = None if back is None else len(back)
         return Sent(len(ask), length, size_of(answer_content(answer)), len(up), size_of(asked), len(down))
 
     def _feedback(self, made: Array, rows: Array) -> Release:
@@ -419,6 +423,14 @@ def _flat(config: Config) -> bool:
     return parse(config.expertise)[0] == "uniform"
 
 
+def _masked(query: Query, question: bytes, clients: int, back: int | None, *, robust: bool) -> Sent:
+    """Return the bytes of a masked round, all its exchanges together, if nobody is lost in it."""
+    downs, ups = conversation(query, question, clients, robust=robust)
+    asked = sum(size_of(query_content(frame)) for frame in downs)
+    answered = sum(size_of(answer_content(Answer(frame, None))) for frame in ups)
+    return Sent(len(query.indices), back, answered, sum(map(len, ups)), asked, sum(map(len, downs)))
+
+
 def _carried(config: Config) -> bool:
     return config.data == "digits" and transfer.is_cut(config.transfer)
 
@@ -457,7 +469,8 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
     if chosen.place == "training":
         return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
     bound = chosen.clip * full_clip(rows, classes)
-    sd = noise * bound / config.clients
+    spare = config.clients / least_of(config) if chosen.place == "shares" else 1.0  # all add noise that fewer would do
+    sd = noise * bound * math.sqrt(spare) / config.clients
     return [*lines, f"{config.protect}: noise multiplier {noise:.3g}; sd {sd:.2g} on each mean label before smoothing"]
 
 

@@ -1,5 +1,6 @@
-"""Secure aggregation: masks that cancel, secrets that are shared, and a protocol in which clients may be lost anywhere."""
+"""Secure aggregation: masks that cancel, secrets that are shared, a protocol in which clients may be lost anywhere."""
 
+import contextlib
 import json
 from collections import Counter
 
@@ -109,10 +110,8 @@ def test_any_of_the_shares_that_are_enough_give_the_secret_and_fewer_do_not(secr
     assert shamir.combine(some) == secret
     if threshold > 1:
         few = dict(list(some.items())[1:])
-        try:
+        with contextlib.suppress(CodecError):  # it may not even be as long as a secret
             assert shamir.combine(few) != secret
-        except CodecError:
-            pass  # not even as long as a secret
 
 
 def test_a_threshold_beyond_the_shares_is_refused():

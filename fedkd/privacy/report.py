@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedkd.events import Event
 from fedkd.privacy import accountant, words
 from fedkd.privacy.noise import SEEDED
-from fedkd.protect import Spending, doubtful_delta, protection_of, spending
+from fedkd.protect import Spending, doubtful_delta, least_of, protection_of, spending
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -21,6 +21,7 @@ NONE = {
 }
 
 
+LEAST = "least_clients_in_a_sum"
 REFERENCE = "what a simulation measures for comparison: the model trained on pooled data"
 
 
@@ -35,6 +36,8 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
     if chosen.unit is None or chosen.neighbors is None:
         return dict(NONE)
     budget = spending(config)
+    if chosen.place == "shares":
+        rounds = config.rounds  # a round that was lost and begun again has been paid for as another one
     events = spent_in(budget, rounds)
     epsilon = accountant.spent(events, config.delta)
     told = {
@@ -48,6 +51,7 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
         "epsilon_by_rdp": rounded_up(accountant.spent(events, config.delta, method="rdp")),
         "noise_multiplier": round(budget.noise_multiplier, 6),
         "noise": "the operating system's entropy" if config.noise == "system" else "seeded",
+        **({LEAST: least_of(config)} if chosen.place == "shares" else {}),
         "events": [f"{type(event).__name__}{vars(event)}" for event in events],
         "assumptions": list(chosen.assumptions),
         "not_covered": [*chosen.open, *([REFERENCE] if config.pooled else [])],
@@ -87,6 +91,7 @@ def markdown(told: dict[str, Any]) -> str:
         f"- against: {told['adversary']}",
         f"- for an attacker: {told['attacker']}",
         f"- mechanism: {told['guarantee']}, noise multiplier {told['noise_multiplier']:g}, from {told['noise']}",
+        *([f"- a sum is of {told[LEAST]} clients or more"] if LEAST in told else []),
         f"- by Renyi accounting alone: epsilon {told['epsilon_by_rdp']:g}; the budget was {told['budget']:g}",
         *(f"- warning: {line}" for line in told["warnings"]),
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,7 +28,7 @@ def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, byt
 
 def combine(shares: Mapping[int, bytes]) -> bytes:
     """Return the secret of exactly as many shares as its threshold was; wrong shares give a wrong one, or an error."""
-    factors = weights(list(shares))
+    factors = weights(tuple(shares))
     total = sum(factor * int.from_bytes(share, "big") for factor, share in zip(factors, shares.values(), strict=True))
     try:
         return (total % PRIME).to_bytes(SECRET, "big")
@@ -35,7 +36,8 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
         raise CodecError("shares that belong to no secret") from None
 
 
-def weights(points: Sequence[int]) -> list[int]:
+@functools.lru_cache(maxsize=64)  # the secrets of a round mostly are in the same hands
+def weights(points: tuple[int, ...]) -> list[int]:
     """Return by how much each share counts in the secret: Lagrange's polynomials at -1."""
     found = []
     for own in points:

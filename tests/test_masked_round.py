@@ -1,0 +1,257 @@
+"""Client-level privacy that trusts no server: noise in parts, rounds that lose clients, ledgers that count sums."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fedkd.client import Site, answer
+from fedkd.codec import encode_query
+from fedkd.config import Config
+from fedkd.dataset import fingerprint
+from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError, QuorumError
+from fedkd.events import DistributedGaussian
+from fedkd.federation import federation
+from fedkd.frames import KEYS, MASKED, UNMASK, peek
+from fedkd.plan import plan
+from fedkd.privacy.accountant import spent
+from fedkd.privacy.audit import audit_mechanism
+from fedkd.privacy.distributed import contribution, event, mean_of, scale_of
+from fedkd.privacy.gaussian import epsilon_of
+from fedkd.privacy.neighbors import shares
+from fedkd.privacy.noise import SeededEntropy
+from fedkd.privacy.purse import planned
+from fedkd.privacy.report import files_of, statement
+from fedkd.protect import least_of, rules_of, spending
+from fedkd.random import generator
+from fedkd.records import Query, TransferSet
+from fedkd.rounds import Loop, Reply
+from fedkd.secagg import server
+from simulations.scene import Direct, play
+
+KEYS_OF = {
+    "protect": "distributed",
+    "epsilon": 8.0,
+    "expertise": "uniform",
+    "evidence": "none",
+    "record": False,
+    "late": False,
+}
+
+
+def read(**keys):
+    return Config.read({**KEYS_OF, **keys}, where="here")
+
+
+def entropy(name="noise"):
+    return SeededEntropy(generator(0, name))
+
+
+# Noise in parts.
+
+
+def test_two_clients_and_three_classes_by_hand():
+    # (.5, .3, .2) and (.1, .1, .8) less a third each, no clip; with noise of next to nothing the mean is theirs.
+    scale = scale_of(1, 3, noise_multiplier=1e-4, clip=1.0, least=2, clients=2)
+    p = np.array([[[0.5, 0.3, 0.2]], [[0.1, 0.1, 0.8]]])
+    total = sum(contribution(one, np.ones(1), scale, entropy()) for one in p)
+    got = mean_of(total, 2, scale, 3)
+    assert got.p == pytest.approx(np.array([[0.3, 0.2, 0.5]]), abs=3e-4)
+    assert got.sd == pytest.approx(1e-4 * math.sqrt(2 / 3) / 2)
+
+
+@pytest.mark.parametrize(("parties", "least"), [(4, 4), (8, 4)])
+def test_the_noise_of_a_sum_is_what_its_least_clients_need_and_more_with_more(parties, least):
+    scale = scale_of(2000, 3, noise_multiplier=0.7, clip=0.5, least=least, clients=10)
+    silent = np.zeros(2000)
+    total = sum(contribution(np.zeros((2000, 3)), silent, scale, entropy(str(k))) for k in range(parties))
+    assert total.std() == pytest.approx(scale.sigma * math.sqrt(parties / least), rel=0.03)
+    assert scale.sigma == pytest.approx(0.7 * 0.5 * math.sqrt(2000 * 2 / 3) * 2**scale.bits)
+    assert mean_of(total, parties, scale, 3).p.std() == pytest.approx(mean_of(total, parties, scale, 3).sd, rel=0.03)
+    assert scale.sigma / math.sqrt(least) > 4  # units of the last place
+
+
+def test_what_a_client_adds_is_never_longer_than_the_clip():
+    scale = scale_of(50, 3, noise_multiplier=1e-4, clip=0.3, least=3, clients=3)
+    p = np.eye(3)[np.zeros(50, int)]
+    mine = contribution(p, np.ones(50), scale, entropy())
+    assert np.linalg.norm(mine) / 2.0**scale.bits == pytest.approx(0.3 * math.sqrt(50 * 2 / 3), rel=1e-3)
+
+
+def test_a_sum_that_has_no_room_is_refused():
+    with pytest.raises(PrivacyError, match="1000000000 clients with noise for 3: the sum may reach 2"):
+        scale_of(10, 3, noise_multiplier=1.0, clip=1.0, least=3, clients=10**9)
+
+
+@pytest.mark.parametrize(("epsilon", "rounds"), [(1.0, 1), (8.0, 3)])
+def test_noise_in_parts_costs_what_noise_in_one_piece_does(epsilon, rounds):
+    config = read(epsilon=epsilon, rounds=rounds, clients=50)
+    whole = Config.read({**KEYS_OF, "protect": "central", "epsilon": epsilon, "rounds": rounds}, where="here")
+    budget = spending(config)
+    assert budget.noise_multiplier == pytest.approx(spending(whole).noise_multiplier, rel=1e-5)
+    assert budget.noise_multiplier >= spending(whole).noise_multiplier
+    (one,) = budget.round
+    assert isinstance(one, DistributedGaussian) and one.parties == least_of(config) == 40
+    assert planned(config) == (event(budget.noise_multiplier, 40, rounds),)
+    assert epsilon * 0.999 < spent(planned(config), 1e-5) <= epsilon
+
+
+def test_a_planted_error_in_the_noise_of_one_client_is_found():
+    claimed = epsilon_of(1 / 0.4, 1e-5)
+    right, wrong = (
+        audit_mechanism(shares(z, least=3), claimed, 1e-5, trials=1000, confidence=0.99, entropy=entropy())
+        for z in (0.4, 0.4 / math.sqrt(2))
+    )
+    assert right.passed and right.lower > 0.6 * claimed
+    assert not wrong.passed
+
+
+# Rounds.
+
+SCENE = {
+    **KEYS_OF, "epsilon": 80.0, "clients": 6, "rounds": 2, "learner": "linear(dimensions=20)", "student": "linear",
+    "partition": "iid", "pooled": False, "feedback": "none", "deadline": 30.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", ["distributed(clip=0.5)", "distributed(clip=0.5, least=0.6, dropout='robust')"])
+def test_a_masked_run_learns_from_sums(spec):
+    reports = play("expert", **{**SCENE, "protect": spec})
+    assert reports[-1].metrics["student"] > 0.7
+    assert reports[-1].metrics["local_mean"] is None
+    assert {row["status"] for row in reports[-1].clients.values()} == {"answered"}
+    seeded = [play("expert", **{**SCENE, "protect": spec, "noise": "seeded"})[-1].metrics for _ in range(2)]
+    assert seeded[0]["student_nll"] == seeded[1]["student_nll"]  # keys differ, the sum does not
+    told = plan(Config.read({**SCENE, "protect": spec, "evaluate": False}, where="here"))
+    assert told.rounds[0].up_frame == reports[0].clients["5"]["bytes_up"]
+    assert told.rounds[0].down_frame == reports[0].clients["5"]["bytes_down"]
+
+
+class Failing(Direct):
+    """A network on which clients fall silent: ``gone`` maps a client to the first phase that it does not answer."""
+
+    def __init__(self, sites, config, gone):
+        super().__init__(sites, config)
+        self.gone = gone
+
+    def again(self, round_, client, frame, acknowledged):
+        if peek(frame).kind >= self.gone.get(client, 99):
+            self._replies.append(Reply(round_, client, None, "no battery", None, 0, 0.0, client))
+            return len(frame)
+        return super().again(round_, client, frame, acknowledged)
+
+
+def network(tmp_path, gone, **keys):
+    config = Config.read({**SCENE, **keys}, where="here")
+    shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
+    sites = [
+        Site(k, *shared.private(k), 10, shared.transfer, state=tmp_path / str(k) / "s", ledger=tmp_path / f"ledger-{k}")
+        for k in range(config.clients)
+    ]
+    return Loop(config, shared.transfer, 10, None), Failing(sites, config, gone), sites
+
+
+ROBUST = "distributed(clip=0.5, least=0.6, dropout='robust')"
+STRICT = "distributed(clip=0.5, least=0.6)"
+
+
+@pytest.mark.parametrize(
+    ("protect", "gone"),
+    [(STRICT, {"1": MASKED}), (STRICT, {"0": KEYS, "5": MASKED}), (ROBUST, {"2": MASKED}), (ROBUST, {"2": UNMASK})],
+)
+def test_a_round_goes_on_without_those_it_lost_and_says_so(tmp_path, protect, gone):
+    loop, exchange, _ = network(tmp_path, gone, protect=protect, student="none")
+    report = loop.step(exchange)
+    for client, row in report.clients.items():
+        lost = client in gone and gone[client] != UNMASK  # its vector was in the sum by then
+        assert row["status"] == ("failed" if lost else "answered")
+        assert row["error"] == ("no battery" if lost else None)
+    assert loop.state.teacher.p.shape == (400, 10)
+
+
+@pytest.mark.parametrize(
+    ("protect", "gone", "sentence"),
+    [
+        (STRICT, dict.fromkeys("012", KEYS), r"3 of 6 clients sent keys, 4 needed \(least = 4, quorum = 0.5\)"),
+        (STRICT, dict.fromkeys("012", MASKED), "3 of 6 clients sent ballots, 4 needed.*Client 0: no battery"),
+        (STRICT, {"0": MASKED, "1": UNMASK}, "client 1 did not say what it shares with client 0, who is gone"),
+        (ROBUST, dict.fromkeys("01", UNMASK), "4 shares of a secret of client 0, 5 needed"),
+    ],
+)
+def test_a_round_that_loses_too_many_is_no_round(tmp_path, protect, gone, sentence):
+    loop, exchange, _ = network(tmp_path, gone, protect=protect, student="none")
+    with pytest.raises(QuorumError, match=sentence):
+        loop.step(exchange)
+    assert loop.state.round == 0
+
+
+def test_sums_are_counted_whichever_rounds_they_are_of(tmp_path):
+    loop, exchange, sites = network(tmp_path, dict.fromkeys("01", UNMASK), protect=ROBUST, student="none", rounds=2)
+    with pytest.raises(QuorumError):
+        loop.step(exchange)  # the vectors have left
+    exchange.gone = {}
+    loop.step(exchange)
+    with pytest.raises(QuorumError, match="the privacy budget of this client does not allow this release"):
+        loop.step(exchange)
+    told = statement(loop.config, 1)  # rounds that have ended are fewer than sums that were begun
+    assert told["epsilon"] == statement(loop.config, 2)["epsilon"]
+    assert told["least_clients_in_a_sum"] == 4
+    assert "a sum is of 4 clients or more" in files_of(told)["privacy_report.md"]
+    with pytest.raises(BudgetExhausted):
+        vector_of(loop, sites)
+
+
+def vector_of(loop, sites):
+    """Ask all sites for a masked vector of round 3, as a server would."""
+    query = Query(3, np.arange(400), 10, loop.transfer.fingerprint)
+    cards = [server.read_card(answer(site, server.ask_keys(query), loop.config).frame) for site in sites]
+    members = server.roster(cards, 3, 3)
+    shares_of = {
+        site.key: server.read_shares(answer(site, server.ask_shares(query, members)[site.key], loop.config).frame)
+        for site in sites
+    }
+    question = server.ask_masked(query, encode_query(query, 400), members, shares_of)[0]
+    return answer(sites[0], question, loop.config)
+
+
+def test_a_ballot_never_leaves_without_its_masks(tmp_path):
+    loop, _, sites = network(tmp_path, {}, protect=STRICT)
+    query = Query(1, np.arange(400), 10, loop.transfer.fingerprint)
+    with pytest.raises(PrivacyError, match="no keys for round 1|not expected"):
+        answer(sites[0], encode_query(query, 400), loop.config)
+    x = np.zeros((2, 1, 8, 8), np.float32)
+    site = Site(0, x, np.zeros(2, np.int64), 10, TransferSet(x, fingerprint(x)))
+    with pytest.raises(PrivacyError, match="needs a folder for its keys"):
+        answer(site, encode_query(query, 400), loop.config)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"clients": 2}, "least: a sum of 2 clients says too much of each; 3 are needed at the least"),
+        ({"protect": "distributed(least=0.2)"}, "a sum of 2 clients"),
+        ({"broadcast": "float16 | delta"}, "in a masked round all are told the same; leave 'delta' out"),
+        ({"defend": "cap"}, "reads single ballots"),
+        ({"record": True}, "keeps every ballot"),
+        ({"late": True}, "late: "),
+        (
+            {"protect": "distributed(dropout='rubust')"},
+            "must be one of strict, robust, got 'rubust'. Did you mean 'robust'",
+        ),
+        ({"protect": "distributed(least=0.0)"}, "'least' must be above 0 and at most 1"),
+        ({"protect": "distributed(clip=2.0)"}, "'clip' must be above 0 and at most 1"),
+        ({"feedback": "personal"}, "made of single ballots"),
+    ],
+)
+def test_what_goes_with_masks_is_checked(keys, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        read(**keys)
+
+
+def test_both_sides_hold_to_the_same_rules_and_those_of_another_run_are_others():
+    assert rules_of(read()) == rules_of(read())
+    assert rules_of(read()).least == 7  # 0.8 of 8
+    assert rules_of(read(seed=1)).topic != rules_of(read()).topic
