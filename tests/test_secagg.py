@@ -175,6 +175,24 @@ def test_a_robust_sum_survives_losses_in_every_phase(tmp_path):
     assert (play.run() == play.expected()).all()
 
 
+def test_who_seals_nonsense_spoils_the_sum_and_who_forgets_somebody_is_left_out(tmp_path, monkeypatch):
+    play = Federation(tmp_path, 12, robust=True)
+    real, seal = play.client, masks.seal
+
+    def nonsense(key, frame):
+        monkeypatch.setattr("fedkd.secagg.client.seal", lambda *a: bytes(160) if key == 5 else seal(*a))
+        answer = real(key, frame)
+        if key == 7 and frames.peek(frame).kind == SHARES:  # and this one leaves somebody out
+            few = dict(list(server.read_shares(answer).items())[1:])
+            answer = letters.write(SHARES, QUERY, letters.write_sealed(few), 7)
+        return answer
+
+    play.client = nonsense
+    with pytest.raises(RoundError, match="1 shares of a secret of client 5, 9 needed"):
+        play.run()
+    assert sorted(play.words) == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+
+
 def test_a_strict_sum_is_lost_with_who_knows_what_takes_the_masks_off(tmp_path):
     play = Federation(tmp_path, 5, robust=False, lost={1: MASKED, 4: UNMASK})
     with pytest.raises(RoundError, match="client 4 did not say what it shares with client 1, who is gone"):

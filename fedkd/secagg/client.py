@@ -7,6 +7,7 @@ masks of a client that is said to be gone are not taken off as well as those of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -238,12 +239,13 @@ def _unmask(key: int, memory: _Memory, rules: Rules, reader: frames.Reader) -> b
         raise PrivacyError(f"{len(there)} neighbors are left, {rules.threshold(len(_cards(memory)) + 1)} needed")
     known = {peer.client: peer for peer in _cards(memory)}
     sealed = letters.read_sealed(frames.Reader(bytes.fromhex(memory.state["sealed"])))
-    shares = {key: bytes.fromhex(memory.state["kept"])} | {
-        client: unseal(_channel(memory, rules, known[client]), sealed[client], _about(client, key)) for client in peers
-    }
+    shares = {key: bytes.fromhex(memory.state["kept"])}
+    for client in peers:
+        with contextlib.suppress(CodecError):  # others may have got better from it
+            shares[client] = unseal(_channel(memory, rules, known[client]), sealed[client], _about(client, key))
     # Of each neighbor one half or the other, never both: its own mask, or the masks that it shares.
-    half = {client: shares[client][: shamir.SHARE] for client in there}
-    return letters.write_sealed(half | {client: shares[client][shamir.SHARE :] for client in gone})
+    half = {client: share[: shamir.SHARE] for client, share in shares.items() if client in there}
+    return letters.write_sealed(half | {c: share[shamir.SHARE :] for c, share in shares.items() if c in gone})
 
 
 def _roster(key: int, folder: Path, memory: _Memory, rules: Rules, reader: frames.Reader) -> list[Card]:

@@ -75,10 +75,11 @@ def ask_masked(
 ) -> dict[int, bytes]:
     """Return the question for masked vectors: the ``question`` frame itself, with the roster, or sealed ``shares``.
 
-    ``shares`` are those of robust rounds, by sender and receiver; who sent none is left out from here on.
+    ``shares`` are those of robust rounds, by sender and receiver; who has not sent one to each neighbor is left out.
     """
     if shares is None:
         return {client: letters.write(MASKED, query, members.of(client) + question) for client in members.cards}
+    shares = {client: mine for client, mine in shares.items() if set(mine) == set(members.near[client])}
     asked = {}
     for client in shares:
         mine = {peer: shares[peer][client] for peer in members.near[client] if client in shares.get(peer, {})}
