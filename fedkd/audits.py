@@ -21,6 +21,7 @@ from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.files import write_atomic
 from fedkd.learner import Training, make_learner, private_trainer
+from fedkd.page import DataTable, Panel, page, picture
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import Audit, LabelInference, audit_mechanism, infer_labels, label_distribution, rate_lower
 from fedkd.privacy.gaussian import epsilon_of
@@ -29,6 +30,7 @@ from fedkd.privacy.noise import Entropy
 from fedkd.protect import least_of, protection_of, spending
 from fedkd.registry import split
 from fedkd.replay import Recording
+from fedkd.report_template import AUDIT
 from fedkd.rundir import DEPLOYMENT
 from fedkd.softlabels import Array
 from fedkd.units import percent
@@ -178,12 +180,16 @@ def audit_labels(recording: Recording) -> tuple[list[int], LabelInference]:
 
 @dataclass(frozen=True)
 class Report:
-    """What an audit leaves: ``facts`` that numbers mean nothing without, a table, and ``notes`` on how to read it."""
+    """What an audit leaves: ``facts`` that numbers mean nothing without, a table, and ``notes`` on how to read it.
+
+    ``panels`` are what a page shows besides; a picture in one of them is a file of its own, too.
+    """
 
     facts: dict[str, Any]
     heads: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     notes: list[str]
+    panels: Sequence[Panel] = ()
 
     def table(self) -> Table:
         """Return the table for a terminal."""
@@ -196,11 +202,10 @@ class Report:
 
     def markdown(self) -> str:
         """Return all of it as Markdown."""
-        plain = {key: value for key, value in self.facts.items() if not isinstance(value, list | dict)}
         lines = [
             f"# Audit: {self.facts['audit']}",
             "",
-            *(f"- {key}: {value}" for key, value in plain.items() if key != "audit"),
+            *(f"- {key}: {value}" for key, value in self._plain().items() if key != "audit"),
             "",
             *(f"| {' | '.join(row)} |" for row in (self.heads, ("---",) * len(self.heads), *self.rows)),
             "",
@@ -208,11 +213,31 @@ class Report:
         ]
         return "\n".join(lines) + "\n"
 
+    def html(self) -> str:
+        """Return all of it as one page."""
+        plain = {key: value for key, value in self._plain().items() if key not in ("audit", "adversary", "result")}
+        return page(
+            AUDIT,
+            page_title=f"Audit: {self.facts['audit']}",
+            facts=[f"{key} {value}" for key, value in plain.items()],
+            headline=self.facts.get("result", "No promise is checked here."),
+            alarm=self.facts.get("result") == "FAIL",
+            adversary=f"Against one who {self.facts['adversary']}.",
+            found=DataTable("What was found", self.heads, self.rows),
+            notes=self.notes,
+            panels=self.panels,
+        )
+
     def save(self, folder: Path) -> None:
-        """Write ``audit.json`` and ``audit.md``."""
+        """Write ``audit.json``, ``audit.md``, ``audit.html`` and the pictures."""
         text = json.dumps({**self.facts, "notes": self.notes}, indent=1, allow_nan=False)
-        write_atomic(folder / "audit.json", f"{text}\n".encode())
-        write_atomic(folder / "audit.md", self.markdown().encode())
+        files = {"audit.json": f"{text}\n", "audit.md": self.markdown(), "audit.html": self.html()}
+        files |= {f"{panel.id}.svg": picture(panel.svg) for panel in self.panels if panel.svg}
+        for name, content in files.items():
+            write_atomic(folder / name, content.encode())
+
+    def _plain(self) -> dict[str, Any]:
+        return {key: value for key, value in self.facts.items() if not isinstance(value, list | dict)}
 
 
 def mechanism_report(config: Config, findings: Sequence[Finding]) -> Report:

@@ -34,11 +34,11 @@ class Federation:
 
     def private(self, k: int) -> tuple[Array, Array]:
         """Return inputs (N_k, ...) float32 and labels (N_k,) of client ``k``, which never leave it."""
-        return self._rows(self.parts[k])
+        return self.rows(self.parts[k])
 
     def pooled(self) -> tuple[Array, Array]:
         """Return all that the clients hold together: the data that a federation does without."""
-        return self._rows(np.sort(np.concatenate(self.parts)))
+        return self.rows(np.sort(np.concatenate(self.parts)))
 
     def test(self) -> tuple[Array, Array]:
         """Return the test part, inputs float32 and labels."""
@@ -48,7 +48,8 @@ class Federation:
     def _test(self) -> tuple[Array, Array]:
         return as_inputs(self.dataset.x_test), self.dataset.y_test
 
-    def _rows(self, rows: Array) -> tuple[Array, Array]:
+    def rows(self, rows: Array) -> tuple[Array, Array]:
+        """Return inputs float32 and labels of ``rows`` (n,) of the train part."""
         return as_inputs(self.dataset.x[rows]), self.dataset.y[rows]
 
 

@@ -56,6 +56,16 @@ def page(template: str, **values: object) -> str:
     return looks.from_string(template).render(css=Markup(CSS), **values)
 
 
+def picture(svg: str) -> str:
+    """Return a chart as a file of its own: with its colors, and letters that need no page."""
+    letters = "svg { background: var(--panel); font-family: system-ui, sans-serif; }"
+    return (
+        str(svg)
+        .replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        .replace(">", f"><style>{CSS}{letters}</style>", 1)
+    )
+
+
 def panel(id: str, title: str, caption: str, svg: str, items: Sequence[tuple[str, str]], *tables: DataTable) -> Panel:
     """Return the card of a picture by :mod:`fedkd.charts`; ``items`` of its legend are ``(swatch, text)``."""
     caption = caption if svg else caption.replace(UNKNOWN, "").strip()  # the body of the card says it

@@ -288,3 +288,30 @@ COMPARISON = (
 </html>
 """
 )
+
+AUDIT = (
+    _HEAD
+    + """
+<header>
+<p class="eyebrow">fedkd audit</p>
+<h1>{{ page_title }}</h1>
+<p class="facts">{{ facts | join(" · ") }}</p>
+</header>
+<div class="banner{{ '' if alarm else ' calm' }}" role="note"><strong>{{ headline }}</strong> {{ adversary }}</div>
+<h2>What was found</h2>
+<section class="card" id="found" aria-label="What was found">
+{{ table(found, "scroll free") }}
+</section>
+{% if panels %}
+<h2>In a picture</h2>
+<div class="grid one">
+{% for p in panels %}{{ panel(p) }}{% endfor %}
+</div>
+{% endif %}
+{{ note_box("How to read it", notes) }}
+<footer>This page is one file. It holds no script and loads nothing; save it, mail it, open it offline.</footer>
+</main>
+</body>
+</html>
+"""
+)

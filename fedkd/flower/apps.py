@@ -18,7 +18,7 @@ from fedkd.client import Site
 from fedkd.client import answer as answer_frame
 from fedkd.config import Config
 from fedkd.dataset import as_inputs, fingerprint, labels_among, read
-from fedkd.errors import BudgetExhausted, CodecError, ConfigError, FedkdError, SpecError
+from fedkd.errors import BudgetExhausted, CodecError, ConfigError, DataError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import answer_content, error_content, read_query
 from fedkd.flower.strategy import FederatedDistillation
@@ -92,7 +92,10 @@ def config_of(text: str) -> Config:
 
 def client_key(context: Context) -> int:
     """Return the stable number of a client: its partition where it has one, else its node."""
-    return int(context.node_config.get("partition-id", context.node_id))
+    try:
+        return int(context.node_config.get("partition-id", context.node_id))
+    except (TypeError, ValueError):  # Flower tells the server the text of an error here
+        raise ConfigError("partition-id must be a whole number") from None
 
 
 def site_of(config: Config, context: Context) -> Site:
@@ -109,7 +112,10 @@ def site_of(config: Config, context: Context) -> Site:
     if own is not None:
         if config.attack != "none":
             raise ConfigError(f"attack = {config.attack!r} is for simulations; this client has data of its own")
-        mine = read(str(own))
+        try:
+            mine = read(str(own))
+        except SpecError as error:  # not the server's setting, but the device's: its text is told to nobody
+            raise DataError(str(error)) from None
         x, y, test = as_inputs(mine.x), labels_among(mine, shared.dataset), None
     else:
         x, y = _private(shared, key, config.clients)
@@ -150,7 +156,7 @@ def budget_of(context: Context) -> Budget | None:
     try:
         return None if epsilon is None else Budget(float(epsilon), float(delta))
     except ValueError:
-        raise ConfigError(f"budget-epsilon and budget-delta must be numbers, got {epsilon!r} and {delta!r}") from None
+        raise ConfigError("budget-epsilon and budget-delta must be numbers") from None  # whose they are knows them
 
 
 def shared_data(config: Config, transfer: str | None = None) -> Federation:

@@ -288,15 +288,42 @@ def tpr_at(
         raise ConfigError(f"`fpr` must be in (0, 1), got {fpr}")
     _check_scores(members, others)
     _check_confidence(confidence)
-    again = [_found(rng.choice(members, len(members)), rng.choice(others, len(others)), fpr) for _ in range(times)]
+    again = [found_at(rng.choice(members, len(members)), rng.choice(others, len(others)), fpr) for _ in range(times)]
     low, high = np.quantile(again, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(_found(members, others, fpr), float(low), float(high))
+    return Interval(found_at(members, others, fpr), float(low), float(high))
 
 
-def _found(members: Array, others: Array, fpr: float) -> float:
+def found_at(members: Array, others: Array, fpr: float) -> float:
     """Return the share of members above the threshold that lets through at most a share ``fpr`` of the others."""
     allowed = math.floor(fpr * len(others) + 1e-9)
     return float((members > np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]).mean())
+
+
+def over_examples(
+    scores: Array,
+    member: Array,
+    measure: Callable[[Array, Array], float],
+    *,
+    rng: np.random.Generator,
+    times: int = 200,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return ``measure(members, others)`` of scores (S, N) with a bootstrap interval over examples.
+
+    What one example scores in S runs is not S independent cases: an example is drawn with all of its scores.
+    """
+    _check_confidence(confidence)
+    if scores.shape != member.shape:
+        raise ConfigError(f"`scores` and `member` must be of one shape (S, N), got {scores.shape} and {member.shape}")
+
+    def of(scores: Array, member: Array) -> float:
+        return measure(scores[member], scores[~member])
+
+    drawn = (rng.integers(scores.shape[1], size=scores.shape[1]) for _ in range(times))
+    low, high = np.quantile(
+        [of(scores[:, i], member[:, i]) for i in drawn], [(1 - confidence) / 2, (1 + confidence) / 2]
+    )
+    return Interval(of(scores, member), float(low), float(high))
 
 
 def confidence_logit(p: Array, y: Array) -> Array:

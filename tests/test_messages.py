@@ -1,0 +1,337 @@
+"""All that leaves a client or the server, field by field, with what it may reveal. What is not listed here fails."""
+
+import dataclasses
+import inspect
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedkd import events, frames, records
+from fedkd.client import Answer
+from fedkd.codec import decode_query, decode_release, encode_query, encode_release
+from fedkd.config import Config
+from fedkd.errors import (
+    CheckpointError,
+    CodecError,
+    DataError,
+    ExtraError,
+    FedkdError,
+    LedgerError,
+    PrivacyError,
+    RoundError,
+    SoftLabelError,
+)
+from fedkd.federation import federation
+from fedkd.flower import apps, messages
+from fedkd.frames import peek
+from fedkd.records import Query, Release, Teacher
+from fedkd.release import prepare
+from fedkd.rounds import Loop, Reply
+from fedkd.shadows import Nearby
+from fedkd.softlabels import softmax
+
+OWN = "stays where it is"
+RECORDS = {
+    "TransferSet": {"inputs": "public, and stays where it is", "fingerprint": "public"},
+    "Teacher": {"p": "the mean of all ballots; with a protection noisy, or made of noisy models", "indices": "public"},
+    "Query": {
+        "round": "public",
+        "indices": "which rows the server wants: what it knows of them",
+        "classes": "public",
+        "fingerprint": "public",
+        "feedback": "a Teacher",
+    },
+    "Release": {
+        "p": "what a model says of public rows: members and classes, unless the model or the sum is noisy",
+        "w": "where a client has data like the public rows; with a protection only what p or a noisy sketch implies",
+        "event": "the settings; that a client has trained in this round or not",
+        "encoding": "the settings",
+        "coding": "the settings",
+        "weight_bits": "the settings",
+    },
+    "Ballots": {"p": OWN, "w": OWN},
+    "RoundReport": {
+        "round": "public",
+        "metrics": "of the server's own models; of clients only with protect = none",
+        "clients": "who answered in how many bytes; accuracy only with protect = none",
+        "seconds": "of the server",
+        "latency": "when answers came, as the server sees it anyway",
+    },
+}
+HEADER = {
+    "kind": "what it is",
+    "encoding": "the settings",
+    "classes": "public",
+    "rows": "of the query",
+    "round": "public",
+    "client": "who answers",
+    "fingerprint": "public",
+    "flags": "the settings; whether an earlier frame arrived",
+    "base": "the last round that arrived",
+}
+EVENTS = {
+    "NonPrivate": set(),
+    "NoOp": set(),
+    "Gaussian": {"noise_multiplier", "count"},
+    "SampledGaussian": {"rate", "noise_multiplier", "count", "fixed"},
+    "Laplace": {"noise_multiplier", "count"},
+    "RandomizedResponse": {"classes", "epsilon", "count"},
+    "DistributedGaussian": {"noise_multiplier", "parties", "share", "dimension", "count"},
+    "Pure": {"epsilon", "count"},
+    "ZeroConcentrated": {"rho"},
+}
+"""Numbers of a mechanism, all of them settings: a count is of steps or queries, never of examples."""
+MESSAGES = {
+    "query_content": {"query.frame": "a Query", "acknowledged.round": "which answer arrived last"},
+    "answer_content": {"release.frame": "a Release", "metrics.accuracy": "only with protect = none and evaluate"},
+    "error_content": {"refusal.client": "who", "refusal.error": "of a device the kind of its error, no text of it"},
+}
+TYPES = {"query.release"}
+ANSWER = {"frame": "a Release", "accuracy": "only with protect = none and evaluate"}
+REPLY = {"round", "client", "frame", "error", "accuracy", "bytes_up", "latency", "asked_as"}
+"""What the server makes of an answer: no more than came in it, its size and its time."""
+ROW = {"status", "bytes_up", "bytes_down", "local", "error"}
+"""What is told of a client that hides something; ``local`` is then None."""
+MEASURED = {
+    "student", "ensemble", "local_mean", "local_best", "local_worst", "student_nll", "student_ece", "teacher_nll",
+    "teacher_ece", "teacher_entropy", "coverage", "asked", "answered", "bytes_up", "bytes_down",
+}  # fmt: skip
+
+SECRET = "patient 17 has label 3"
+PRIVATE = {
+    "dp_sgd": {"preset": "private"},
+    "dp_sgd by sureness": {"preset": "private", "expertise": "confidence"},
+    "dp_sgd and sketch": {"preset": "private", "expertise": "private_sketch"},
+    "central": {"preset": "private_clients"},
+    "gnmax": {"preset": "private_clients", "protect": "gnmax"},
+}
+
+
+def private_config(name, **more):
+    small = {"clients": 4, "student": "none", "noise": "seeded", "local_epochs": 2, "pooled": False}
+    return Config(**{**PRIVATE[name], **small, **more})
+
+
+def fields_of(kind):
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+# The walk.
+
+
+def test_records_have_these_fields_and_no_others():
+    kinds = {
+        name: kind for name, kind in inspect.getmembers(records, dataclasses.is_dataclass)
+        if kind.__module__ == "fedkd.records"
+    }  # fmt: skip
+    assert {name: fields_of(kind) for name, kind in kinds.items()} == {name: set(f) for name, f in RECORDS.items()}
+
+
+def test_events_have_these_numbers_and_no_others():
+    assert {kind.__name__: fields_of(kind) for kind in events.CODES.values()} == EVENTS
+
+
+def test_what_client_and_server_hand_on_is_listed():
+    assert fields_of(Answer) == set(ANSWER)
+    assert fields_of(Reply) == REPLY
+    assert fields_of(frames.Header) == set(HEADER)
+
+
+def test_there_is_one_type_of_message_and_one_handler_for_it():
+    assert set(apps.client._registered_funcs) == TYPES == {messages.QUERY}
+
+
+def test_messages_carry_these_records_and_no_others():
+    made = {
+        name: function for name, function in inspect.getmembers(messages, inspect.isfunction)
+        if name.endswith("_content")
+    }  # fmt: skip
+    assert set(made) == set(MESSAGES)
+    full = {
+        "query_content": made["query_content"](b"frame", 3),
+        "answer_content": made["answer_content"](Answer(b"frame", 0.5)),
+        "error_content": made["error_content"](1, "why"),
+    }
+    for name, content in full.items():
+        assert {f"{record}.{key}" for record, value in content.items() for key in value} == set(MESSAGES[name]), name
+
+
+def test_whoever_builds_a_message_does_so_in_one_file():
+    for module in (apps, __import__("fedkd.flower.strategy", fromlist=["x"])):
+        assert not {"ArrayRecord", "MetricRecord", "ConfigRecord"} & set(vars(module)), module.__name__
+
+
+def test_frames_are_queries_or_releases_and_nothing_else():
+    query = Query(1, np.arange(3), 3, "ab" * 32)
+    asked = encode_query(query, 5)
+    answered = encode_release(Release(np.full((3, 3), 1 / 3, np.float32), np.ones(3, np.float32)), query, 7)
+    assert [peek(frame).kind for frame in (asked, answered)] == [frames.QUERY, frames.RELEASE] == [1, 2]
+    for kind in range(3, 16):
+        other = frames.write(dataclasses.replace(peek(answered), kind=kind), b"")
+        with pytest.raises(CodecError):
+            decode_release(other, query)
+        with pytest.raises(CodecError):
+            decode_query(other, query.fingerprint, 5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.sampled_from(["float32", "float16", "argmax", "quantize(bits=4)", "top_k(k=2)"]))
+def test_a_release_says_nothing_beside_its_fields(seed, chain):
+    """A frame that is read and written again is the same to the bit: no room in it holds anything else."""
+    rng = np.random.default_rng(seed)
+    query = Query(int(rng.integers(1, 99)), np.flatnonzero(rng.random(9) < 0.7), 4, "cd" * 32)
+    p = softmax(rng.normal(0, 2, (len(query.indices), 4))).astype(np.float32)
+    event = events.SampledGaussian(0.5, 2.0, 3) if seed % 2 else events.NonPrivate()
+    w = np.ones(len(p), np.float32) if seed % 3 else rng.random(len(p)).astype(np.float32)
+    frame = encode_release(prepare(chain, Release(p, w, event), rng), query, seed)
+    client, read = decode_release(frame, query)
+    assert encode_release(read, query, client) == frame
+
+
+def test_a_query_says_nothing_beside_its_fields():
+    teacher = Teacher(np.full((2, 3), 1 / 3, np.float32), np.array([1, 4]))
+    frame = encode_query(Query(2, np.array([0, 2]), 3, "ab" * 32, teacher), 5)
+    read = decode_query(frame, "ab" * 32, 5)
+    assert encode_query(read, 5) == frame
+
+
+# With a protection.
+
+
+def answers(config, keys=(0, 1, 2, 3)):
+    """Return what clients with different shares say to the same query, as messages."""
+    shared = apps.shared_data(config)
+    query = Query(1, np.arange(len(shared.transfer)), shared.dataset.classes, shared.transfer.fingerprint)
+    frame = encode_query(query, len(shared.transfer))
+    return [ask(config, frame, {"partition-id": k}) for k in keys]
+
+
+def ask(config, frame, node_config, folder="/nonexistent/state"):
+    run_config = config.to_run_config()
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # as in a worker
+    context = Context(1, 9, {"state-dir": folder, **node_config}, RecordDict(), run_config)
+    return apps.answer_query(Message(messages.query_content(frame), 1, messages.QUERY), context).content
+
+
+@pytest.fixture
+def no_state(monkeypatch):
+    """Clients of these tests remember nothing and keep no ledger."""
+    made = apps.site_of
+    monkeypatch.setattr(
+        apps, "site_of", lambda *given: dataclasses.replace(made(*given), state=None, ledger=None)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_in_private_modes_an_answer_is_a_frame_and_no_number_beside_it(name, no_state):
+    for content in answers(private_config(name)):
+        assert {f"{record}.{key}" for record, value in content.items() for key in value} == {"release.frame"}
+
+
+def test_without_a_protection_accuracy_goes_along_so_that_the_test_above_can_fail(no_state):
+    (content,) = answers(Config(clients=4, learner="linear", local_epochs=1), keys=(0,))
+    assert "metrics" in content
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_in_private_modes_all_answers_have_one_size_whatever_the_data(name, no_state, monkeypatch):
+    config = private_config(name, partition="dirichlet(alpha=0.3)")
+    real = apps.shared_data(config)
+    nobody = dataclasses.replace(real, parts=[*real.parts[:3], real.parts[3][:0]])  # and a client without any
+    monkeypatch.setattr(apps, "shared_data", lambda *given: nobody)
+    apps._private.cache_clear()
+    shares = [len(part) for part in nobody.parts]
+    assert len(set(shares)) == 4
+    assert len({messages.size_of(content) for content in answers(config)}) == 1
+    apps._private.cache_clear()
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_in_private_modes_the_server_writes_nothing_that_only_clients_know(name):
+    config = private_config(name, evaluate=True)
+    shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
+    (report,) = Loop(config, shared.transfer, 10, None).run(Nearby(sites(config, shared), config))
+    assert set(report.metrics) == MEASURED
+    assert all(report.metrics[key] is None for key in ("local_mean", "local_best", "local_worst"))
+    for row in report.clients.values():
+        assert set(row) == ROW
+        assert row["local"] is None
+
+
+def sites(config, shared):
+    made = [apps.Site(k, *shared.private(k), 10, shared.transfer, test=shared.test()) for k in range(config.clients)]
+    return made
+
+
+def test_what_a_client_claims_of_itself_is_not_believed_in_private_modes():
+    """A number that an old or dishonest client sends all the same is not kept by the server."""
+    config = private_config("dp_sgd")
+    shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
+
+    class Talkative(Nearby):
+        def poll(self, timeout):
+            return [dataclasses.replace(reply, accuracy=0.9) for reply in super().poll(timeout)]
+
+    (report,) = Loop(config, shared.transfer, 10, None).run(Talkative(sites(config, shared), config))
+    assert all(row["local"] is None for row in report.clients.values())
+
+
+# Errors.
+
+
+@pytest.fixture
+def device(tmp_path):
+    """The node config of a device with data of its own."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.random((30, 1, 8, 8), dtype=np.float32), y=rng.integers(0, 10, 30))
+    return {"partition-id": 3, "data": f"npz:{tmp_path / 'mine.npz'}", "ledger-dir": str(tmp_path / "ledger")}
+
+
+def extra(text):
+    return ExtraError(text, "x", "y")
+
+
+RAISED = [ValueError, KeyError, RuntimeError, MemoryError, OSError, FedkdError, DataError, SoftLabelError,
+          CheckpointError, LedgerError, PrivacyError, RoundError, extra]  # fmt: skip
+
+
+@pytest.mark.parametrize("protect", ["none", "dp_sgd"])
+@pytest.mark.parametrize("kind", RAISED, ids=lambda kind: kind.__name__)
+def test_no_text_of_an_error_leaves_a_device(kind, protect, device, tmp_path, monkeypatch):
+    def leak(*given, **named):
+        raise kind(SECRET)
+
+    monkeypatch.setattr("fedkd.client._fit", leak)
+    config = private_config("dp_sgd") if protect == "dp_sgd" else Config(clients=4, learner="linear", rounds=1)
+    shared = apps.shared_data(config)
+    frame = encode_query(Query(1, np.arange(5), 10, shared.transfer.fingerprint), len(shared.transfer))
+    content = ask(config, frame, device, str(tmp_path / "state"))
+    assert set(content) == {"refusal"}
+    said = json.dumps(dict(content["refusal"]))
+    assert "patient" not in said
+    assert "17" not in said
+    assert type(kind(SECRET)).__name__ in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"data": "/home/ward 7/patients.npz"}, {"data": "npz:/home/ward 7/patients.npz"}, {"data": "patients"},
+     {"data": "csv:/home/ward 7/patients.npz"}, {"budget-epsilon": "patients"}, {"transfer": "npz:/patients.npz"}],
+)  # fmt: skip
+def test_what_the_owner_of_a_device_has_set_is_not_told(wrong, device, tmp_path):
+    config = private_config("dp_sgd")
+    shared = apps.shared_data(config)
+    frame = encode_query(Query(1, np.arange(5), 10, shared.transfer.fingerprint), len(shared.transfer))
+    content = ask(config, frame, {**device, **wrong}, str(tmp_path / "state"))
+    assert "patients" not in json.dumps(dict(content["refusal"]))
+
+
+def test_an_error_before_there_is_a_client_has_no_text_of_the_device():
+    with pytest.raises(FedkdError) as caught:  # Flower sends the text of it
+        apps.client_key(Context(1, 9, {"partition-id": "patients"}, RecordDict(), {}))
+    assert "patients" not in str(caught.value)
