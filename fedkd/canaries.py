@@ -86,6 +86,11 @@ def audit_canaries(
     check_scene(config)
     if references < 2 or references % 2:
         raise ConfigError(f"`references` must be an even number of at least 2, got {references}")
+    if protection_of(config).place == "shares":
+        raise ConfigError(
+            "a masked sum needs almost all clients, so none can be there by a coin; audit protect = 'central', whose "
+            "sum and noise are alike"
+        )
     shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
     hides_clients = protection_of(config).unit is Unit.CLIENT
     planted, fixed = _whole_clients(config, shared) if hides_clients else _examples(config, shared, canaries)

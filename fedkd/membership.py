@@ -128,12 +128,12 @@ def attack_membership(config: Config, *, shadows: int = 32, examples: int = 500,
         raise ConfigError(f"`shadows` must be an even number of at least 6, got {shadows}")
     shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
     attacked, others = _candidates(config, shared, shadows, examples)
-    sure: dict[str, list[Array]] = {name: [] for name in VIEWS if name != "student" or config.student != "none"}
+    sure: dict[str, list[Array]] = {}
     for run in track(range(shadows), "runs", disable=not progress, transient=True):
         mine = {int(k): attacked.of(run, int(k)) for k in np.unique(attacked.owner)}
         held = {**others, **{k: (attacked.x[rows], attacked.y[rows]) for k, rows in mine.items()}}
         for name, one in _sureness(config, shared, attacked, play(config, shared, held)).items():
-            sure[name].append(one)
+            sure.setdefault(name, []).append(one)
     return [_judged(config, name, np.stack(rows), attacked.member) for name, rows in sure.items()]
 
 
@@ -161,13 +161,15 @@ def _candidates(config: Config, shared: Federation, shadows: int, examples: int)
 def _sureness(config: Config, shared: Federation, attacked: Candidates, seen: Seen) -> dict[str, Array]:
     """Return how sure (N,) what can be made of each view is of every candidate's label."""
     first = int(attacked.owner[0])
-    labels = np.zeros(len(attacked.y))
-    for k in np.unique(attacked.owner):
-        mine = np.flatnonzero(attacked.owner == k)
-        model = surrogate_of_client(config, shared, seen, int(k))
-        labels[mine] = confidence_logit(model.predict(attacked.x[mine]), attacked.y[mine])
+    told: dict[str, Array] = {}
+    if seen.labels:  # else nobody sees them: masked sums
+        told["labels"] = np.zeros(len(attacked.y))
+        for k in np.unique(attacked.owner):
+            mine = np.flatnonzero(attacked.owner == k)
+            model = surrogate_of_client(config, shared, seen, int(k))
+            told["labels"][mine] = confidence_logit(model.predict(attacked.x[mine]), attacked.y[mine])
     model = surrogate(config, shared, spec_of(config, first), seen.teacher)
-    told = {"labels": labels, "teacher": confidence_logit(model.predict(attacked.x), attacked.y)}
+    told["teacher"] = confidence_logit(model.predict(attacked.x), attacked.y)
     if seen.student is not None:
         told["student"] = confidence_logit(seen.student.predict(attacked.x), attacked.y)
     return told
@@ -210,7 +212,7 @@ def membership_report(config: Config, found: list[Found], *, shadows: int) -> Re
     claimed = [one for one in found if math.isfinite(one.claim.epsilon)]
     result = "no claim" if not claimed else "PASS" if all(one.passed for one in claimed) else "FAIL"
     members, others = int(found[0].member.sum()), int((~found[0].member).sum())
-    low = 10.0 ** -min(4, math.floor(math.log10(others)))
+    low = 10.0 ** -min(4, max(2, math.floor(math.log10(others))))
     at = np.geomspace(low, 1, 61)
     facts: dict[str, Any] = {
         "audit": "membership",
@@ -271,13 +273,7 @@ def membership_report(config: Config, found: list[Found], *, shadows: int) -> Re
             "intervals at 95 % draw examples anew; that all are attacked with the same runs is not in them",
             "read from soft labels alone: what weights, sizes or the time of messages tell is not seen here",
             "offline: the attacker has no run with the example, so it costs him one set of shadows for all",
-            *(
-                []
-                if claimed
-                else [
-                    f"{found[0].claim.told}; nothing can fail: the numbers say how much leaks"
-                ]
-            ),
+            *([] if claimed else [f"{found[0].claim.told}; nothing can fail: the numbers say how much leaks"]),
         ],
         (panel("roc", "Who is found", caption, svg, ()),),
     )

@@ -34,7 +34,8 @@ Held = Mapping[int, tuple[Array, Array]]
 class Seen:
     """What a run shows: soft labels by client, all rounds after one another, the last teacher, student and models.
 
-    ``models`` are those that the clients keep to themselves, of learners that can be read back.
+    ``labels`` are those that a server sees: none where only masked sums reach it. ``models`` are what clients keep to
+    themselves, of learners that can be read back.
     """
 
     labels: dict[int, Teacher]
@@ -60,6 +61,10 @@ class Nearby:
         """Let every client answer; return the bytes sent, by client."""
         own = {name: personal.get(name, frame) for name in self.sites}
         return {name: self.again(round_, name, own[name], acknowledged.get(name, 0)) for name in own}
+
+    def tell(self, round_: int, personal: Mapping[str, bytes]) -> Mapping[str, int]:
+        """Let those clients answer that have a frame of their own; return the bytes sent."""
+        return {name: self.again(round_, name, frame, 0) for name, frame in personal.items() if name in self.sites}
 
     def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
         """Let one client answer ``frame``; return the bytes sent."""

@@ -180,3 +180,26 @@ def test_the_tick_before_the_first_is_of_the_same_kind():
 def test_a_dumbbell_without_a_before_has_no_column_of_points():
     svg = charts.dumbbell_chart([Pair("0", None, 0.7)], title="t", x_label="x")
     assert "points" not in _texts(svg) and "ring" not in svg and ">0: 70.0%<" in svg
+
+
+def test_on_a_roc_chart_decades_are_equal_and_the_diagonal_is_guessing():
+    guessing = [(x, x) for x in (0.001, 0.01, 0.1, 1.0)]
+    svg = charts.roc_chart([Line("student", guessing)], low=0.001, title="t")
+    places = _pairs(_path(svg, "line").replace("M", "").replace("L", " L"))
+    steps = {(round(b[0] - a[0]), round(a[1] - b[1])) for a, b in zip(places, places[1:], strict=False)}
+    assert len(steps) == 1  # to the right and up by as much each time
+    (start, end) = _pairs(_path(svg, "reference"))
+    assert (places[0], places[-1]) == (start, end)
+
+
+def test_on_a_roc_chart_more_found_is_higher_and_what_is_promised_is_named():
+    def height(found):
+        svg = charts.roc_chart([Line("a", [(0.01, found), (1.0, 1.0)])], low=0.001, title="t")
+        return _pairs(_path(svg, "line"))[0][1]
+
+    assert height(0.5) < height(0.02) < height(0.01)
+    bound = Line("promised", [(0.01, 0.03), (1.0, 1.0)], 3, 1)
+    svg = charts.roc_chart([Line("student", [(0.001, None), (0.01, 0.02)])], low=0.001, bound=bound, title="t")
+    assert {"promised", "student", "0.1%", "100%"} <= set(_texts(svg))
+    assert "None" not in svg
+    assert charts.roc_chart([Line("student", [(0.01, None)])], low=0.001, bound=bound, title="t") == ""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd import events, frames, records
-from fedkd.client import Answer
+from fedkd.client import Answer, Site
 from fedkd.codec import decode_query, decode_release, encode_query, encode_release
 from fedkd.config import Config
 from fedkd.errors import (
@@ -32,6 +32,8 @@ from fedkd.frames import peek
 from fedkd.records import Query, Release, Teacher
 from fedkd.release import prepare
 from fedkd.rounds import Loop, Reply
+from fedkd.secagg import letters
+from fedkd.secagg.client import Rules, respond
 from fedkd.shadows import Nearby
 from fedkd.softlabels import softmax
 
@@ -86,11 +88,25 @@ EVENTS = {
     "ZeroConcentrated": {"rho"},
 }
 """Numbers of a mechanism, all of them settings: a count is of steps or queries, never of examples."""
+KINDS = {
+    frames.QUERY: "a Query",
+    frames.RELEASE: "a Release",
+    frames.KEYS: "public keys of a client, made anew in each round, and who signed them",
+    frames.SHARES: "keys of the others; shares of a client's secrets, each sealed for one of them",
+    frames.MASKED: "a Query and what was sealed; a vector that is uniform to whoever does not know the masks",
+    frames.UNMASK: "who is there and who is gone; masks of those who are gone, of a robust round also own masks",
+}
+LETTERS = {"cards", "sealed", "clients", "words"}
+CARD = {"client", "masks", "channel", "identity", "signature"}
+RULES = {"least": "the settings", "robust": "the settings", "topic": "a hash of the settings"}
 MESSAGES = {
     "query_content": {"query.frame": "a Query", "acknowledged.round": "which answer arrived last"},
     "answer_content": {"release.frame": "a Release", "metrics.accuracy": "only with protect = none and evaluate"},
     "error_content": {"refusal.client": "who", "refusal.error": "of a device the kind of its error, no text of it"},
 }
+KIND_NAMES = {"QUERY", "RELEASE", "KEYS", "SHARES", "MASKED", "UNMASK"}
+FLAGS = {"DELTA", "RANGE", "ZSTD", "TAUGHT"}
+"""How the rest is written, all of it settings or what arrived before."""
 TYPES = {"query.release"}
 ANSWER = {"frame": "a Release", "accuracy": "only with protect = none and evaluate"}
 REPLY = {"round", "client", "frame", "error", "accuracy", "bytes_up", "latency", "asked_as"}
@@ -110,11 +126,15 @@ PRIVATE = {
     "central": {"preset": "private_clients"},
     "gnmax": {"preset": "private_clients", "protect": "gnmax"},
 }
+MASKED = {
+    dropout: {"preset": "private_clients", "protect": f"distributed(dropout={dropout!r}, least=0.75)"}
+    for dropout in ("strict", "robust")
+}
 
 
 def private_config(name, **more):
     small = {"clients": 4, "student": "none", "noise": "seeded", "local_epochs": 2, "pooled": False}
-    return Config(**{**PRIVATE[name], **small, **more})
+    return Config(**{**(PRIVATE | MASKED)[name], **small, **more})
 
 
 def fields_of(kind):
@@ -166,17 +186,29 @@ def test_whoever_builds_a_message_does_so_in_one_file():
         assert not {"ArrayRecord", "MetricRecord", "ConfigRecord"} & set(vars(module)), module.__name__
 
 
-def test_frames_are_queries_or_releases_and_nothing_else():
+def test_frames_are_of_a_kind_that_is_listed_and_nothing_else(tmp_path):
     query = Query(1, np.arange(3), 3, "ab" * 32)
     asked = encode_query(query, 5)
     answered = encode_release(Release(np.full((3, 3), 1 / 3, np.float32), np.ones(3, np.float32)), query, 7)
     assert [peek(frame).kind for frame in (asked, answered)] == [frames.QUERY, frames.RELEASE] == [1, 2]
-    for kind in range(3, 16):
+    small = {name for name, value in vars(frames).items() if name.isupper() and isinstance(value, int) and value < 16}
+    assert small == {"VERSION", *FLAGS, *KIND_NAMES}
+    assert {getattr(frames, name) for name in KIND_NAMES} == set(KINDS)
+    for kind in set(range(16)) - set(KINDS):
         other = frames.write(dataclasses.replace(peek(answered), kind=kind), b"")
         with pytest.raises(CodecError):
             decode_release(other, query)
         with pytest.raises(CodecError):
             decode_query(other, query.fingerprint, 5)
+        with pytest.raises((CodecError, PrivacyError)):
+            respond(7, tmp_path, other, Rules(3, False, b""), lambda question: pytest.fail("private data was read"))
+
+
+def test_a_masked_round_has_these_words_and_no_others():
+    said = {name.split("_", 1)[1] for name in vars(letters) if name.startswith(("write_", "read_"))}
+    assert said == LETTERS
+    assert fields_of(letters.Card) == CARD
+    assert fields_of(Rules) == set(RULES)
 
 
 @settings(deadline=None, max_examples=60)
@@ -251,11 +283,36 @@ def test_in_private_modes_all_answers_have_one_size_whatever_the_data(name, no_s
     apps._private.cache_clear()
 
 
-@pytest.mark.parametrize("name", PRIVATE)
-def test_in_private_modes_the_server_writes_nothing_that_only_clients_know(name):
+class Noting(Nearby):
+    """Notes the kind and the size of every answer."""
+
+    def __init__(self, sites, config):
+        super().__init__(sites, config)
+        self.sizes = {}
+
+    def again(self, round_, client, frame, acknowledged):
+        sent = super().again(round_, client, frame, acknowledged)
+        answer = self._replies[-1].frame
+        self.sizes.setdefault(peek(answer).kind, []).append(len(answer))
+        return sent
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_in_masked_rounds_all_answers_of_a_kind_have_one_size_whatever_the_data(name, tmp_path):
+    config = private_config(name, partition="dirichlet(alpha=0.3)")
+    shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
+    near = Noting(sites(config, shared, tmp_path), config)
+    Loop(config, shared.transfer, 10, None).run(near)
+    expected = {"strict": {frames.KEYS, frames.MASKED}, "robust": set(KINDS) - {frames.QUERY, frames.RELEASE}}
+    assert set(near.sizes) == expected[name]
+    assert all(len(sizes) == 4 and len(set(sizes)) == 1 for sizes in near.sizes.values()), near.sizes
+
+
+@pytest.mark.parametrize("name", [*PRIVATE, *MASKED])
+def test_in_private_modes_the_server_writes_nothing_that_only_clients_know(name, tmp_path):
     config = private_config(name, evaluate=True)
     shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
-    (report,) = Loop(config, shared.transfer, 10, None).run(Nearby(sites(config, shared), config))
+    (report,) = Loop(config, shared.transfer, 10, None).run(Nearby(sites(config, shared, tmp_path), config))
     assert set(report.metrics) == MEASURED
     assert all(report.metrics[key] is None for key in ("local_mean", "local_best", "local_worst"))
     for row in report.clients.values():
@@ -263,9 +320,12 @@ def test_in_private_modes_the_server_writes_nothing_that_only_clients_know(name)
         assert row["local"] is None
 
 
-def sites(config, shared):
-    made = [apps.Site(k, *shared.private(k), 10, shared.transfer, test=shared.test()) for k in range(config.clients)]
-    return made
+def sites(config, shared, folder=None):
+    state = (lambda k: None) if folder is None else (lambda k: folder / f"{k}.safetensors")
+    return [
+        Site(k, *shared.private(k), 10, shared.transfer, test=shared.test(), state=state(k))
+        for k in range(config.clients)
+    ]
 
 
 def test_what_a_client_claims_of_itself_is_not_believed_in_private_modes():

@@ -36,13 +36,13 @@ PLAIN, PRIVATE = "linear(features='raw', dimensions=60)", "linear(features='raw'
 
 def scene(epsilon: float, *, small: bool) -> Config:
     """Return the configuration; so few examples are best taken all in each step (rate 1)."""
-    private = {
+    private: dict[str, Any] = {
         "learner": PRIVATE,
         "local_epochs": 15,
         "protect": f"dp_sgd(rate=1.0, clip=0.1, examples={120 if small else EXAMPLES})",
         "epsilon": epsilon,
     }
-    plain = {"learner": PLAIN, "local_epochs": 30}
+    plain: dict[str, Any] = {"learner": PLAIN, "local_epochs": 30}
     return Config(
         preset="one_shot",
         clients=4,
@@ -50,6 +50,7 @@ def scene(epsilon: float, *, small: bool) -> Config:
         expertise="uniform",
         evidence="none",
         student=STUDENT,
+        batch_size=128,
         **(SMALL if small else FULL),
         **(private if epsilon else plain),
     )
