@@ -332,7 +332,7 @@ def roc_chart(curves: Sequence[Line], *, low: float, title: str, bound: Line | N
         return 1 - math.log(max(value, low)) / math.log(low)
 
     def at_x(x: float) -> float:
-        return left + share(x) * (WIDTH - left - 14)
+        return left + share(x) * (WIDTH - left - 20)
 
     def at_y(y: float) -> float:
         return floor - share(y) * side
@@ -340,11 +340,11 @@ def roc_chart(curves: Sequence[Line], *, low: float, title: str, bound: Line | N
     out = [_text(0, 11, "members found", "axis")]
     for place in range(round(-math.log10(low)) + 1):
         tick = 10.0**-place
-        out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - 14)}"))
+        out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - 20)}"))
         out.append(_path("rule", f"M{_n(at_x(tick))} {_n(top)}V{_n(floor)}"))
         out.append(_text(left - 6, at_y(tick) + 4, f"{100 * tick:g}%", "tick end"))
         out.append(_text(at_x(tick), floor + 16, f"{100 * tick:g}%", "tick mid"))
-    out.append(_text((left + WIDTH - 14) / 2, height - 6, "others wrongly named", "axis mid"))
+    out.append(_text((left + WIDTH - 20) / 2, height - 6, "others wrongly named", "axis mid"))
     out.append(_path("reference", f"M{_n(left)} {_n(floor)}L{_n(at_x(1))} {_n(top)}"))
     for line in reversed(lines):
         known = [(x, y) for x, y in line.points if y is not None and x >= low * (1 - 1e-9)]
@@ -354,7 +354,7 @@ def roc_chart(curves: Sequence[Line], *, low: float, title: str, bound: Line | N
     for i, line in enumerate(lines):  # below the diagonal there is nothing else
         y = floor - 12 - 15 * (len(lines) - 1 - i)
         name = short(line.name, 24)
-        x = WIDTH - 22 - GLYPH_WIDTH * max(len(short(each.name, 24)) for each in lines)
+        x = WIDTH - 28 - GLYPH_WIDTH * max(len(short(each.name, 24)) for each in lines)
         out.append(_path(f"line s{line.color} d{line.dash}", f"M{_n(x - 28)} {_n(y - 4)}H{_n(x - 6)}"))
         out.append(_text(x, y, name, "halo"))
     return _svg(height, title, out)

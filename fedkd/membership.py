@@ -212,7 +212,7 @@ def membership_report(config: Config, found: list[Found], *, shadows: int) -> Re
     claimed = [one for one in found if math.isfinite(one.claim.epsilon)]
     result = "no claim" if not claimed else "PASS" if all(one.passed for one in claimed) else "FAIL"
     members, others = int(found[0].member.sum()), int((~found[0].member).sum())
-    low = 10.0 ** -min(4, max(2, math.floor(math.log10(others))))
+    low = 10.0 ** -min(4, max(2, math.floor(math.log10(others / 10))))  # fewer alarms than ten are chance
     at = np.geomspace(low, 1, 61)
     facts: dict[str, Any] = {
         "audit": "membership",

@@ -5,6 +5,7 @@ Whatever is drawn is thinned to what a reader can use, and says so. Looks are in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +19,7 @@ from fedkd.report_template import CSS
 
 POINTS = 200  # of a line; beyond that, evenly spread rounds are drawn
 ROWS = 100  # of a data table
+MARGIN = 10  # around a picture in a file of its own
 UNKNOWN = "Not known in this run."
 WORDS = {"architecture", "last error", "answer"}  # heads of columns that hold words, not numbers
 
@@ -57,13 +59,13 @@ def page(template: str, **values: object) -> str:
 
 
 def picture(svg: str) -> str:
-    """Return a chart as a file of its own: with its colors, and letters that need no page."""
+    """Return a chart as a file of its own: with its colors, letters that need no page, and a margin."""
     letters = "svg { background: var(--panel); font-family: system-ui, sans-serif; }"
-    return (
-        str(svg)
-        .replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-        .replace(">", f"><style>{CSS}{letters}</style>", 1)
-    )
+    tag, rest = str(svg).split(">", 1)
+    wide, tall = (float(side) for side in tag.split('viewBox="0 0 ')[1].split('"')[0].split())
+    frame = f'viewBox="{-MARGIN} {-MARGIN} {wide + 2 * MARGIN:g} {tall + 2 * MARGIN:g}"'
+    tag = re.sub('viewBox="[^"]*"', f'xmlns="http://www.w3.org/2000/svg" {frame}', tag)
+    return f"{tag}><style>{CSS}{letters}</style>{rest}"
 
 
 def panel(id: str, title: str, caption: str, svg: str, items: Sequence[tuple[str, str]], *tables: DataTable) -> Panel:
