@@ -9,7 +9,7 @@ Expected: an area of at least 0.60 from labels where nothing protects, at most 0
 give away less. With few runs, leaving one out costs the side that it was on: without a leak it is a little below 0.5.
 
 Run: python -m simulations.privacy.mia [--small] [--output mia.json]
-(Fashion-MNIST, about a minute of one core; with --small the digits, seconds)
+(Fashion-MNIST, some 5 minutes of one core, most of them for the student; with --small the digits, 40 s)
 """
 
 from __future__ import annotations
