@@ -20,8 +20,9 @@ from rich.table import Table
 from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.files import write_atomic
-from fedkd.learner import Training, make_learner, private_trainer
+from fedkd.learner import LEAST, Learner, PrivateLearner, Training, make_learner, private_trainer
 from fedkd.page import DataTable, Panel, page, picture
+from fedkd.preflight import check_data
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import Audit, LabelInference, audit_mechanism, infer_labels, label_distribution, rate_lower
 from fedkd.privacy.gaussian import epsilon_of
@@ -45,6 +46,8 @@ CONFIDENCE = 0.99
 SEEN = 100
 """How often a sampled example must be expected to be seen before its rate is judged."""
 LISTED = 20
+COLORED = 32
+"""Height and width of the images with which a network of torchvision is audited."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,15 @@ def audit_config(config: Config, *, trials: int, entropy: Entropy) -> list[Findi
         noise("expertise sketch", neighbors.sketch, float(event.noise_multiplier))  # type: ignore[union-attr]
     if chosen.place == "training":
         for spec in dict.fromkeys(split(config.learner, ",")):
-            train = _trainer(spec, 1.0, chosen.clip, STEPS)
+            shape = _shape(spec, config)
+            train = _trainer(spec, shape, 1.0, chosen.clip, STEPS)
             noise(
                 f"DP-SGD of {spec}, {STEPS} steps",
                 lambda z, train=train: neighbors.training(train, z * math.sqrt(STEPS)),
                 budget.noise_multiplier,
             )
             if chosen.rate < 1:
-                findings.append(_sampling(spec, chosen.clip, chosen.rate, trials, entropy))
+                findings.append(_sampling(spec, shape, chosen.clip, chosen.rate, trials, entropy))
     elif chosen.place == "shares":
         least = least_of(config)
         noise(
@@ -125,23 +129,43 @@ def _noise(mechanism: str, make: Any, configured: float, delta: float, trials: i
     return Finding(mechanism, "epsilon", configured, audited, claimed, right.lower, not planted.passed, trials)
 
 
-def _sampling(spec: str, clip: float, rate: float, trials: int, entropy: Entropy) -> Finding:
+def _sampling(spec: str, shape: tuple[int, ...], clip: float, rate: float, trials: int, entropy: Entropy) -> Finding:
     """Audit how often an example takes part in a step, with a control in which it does half as often again."""
     tries = max(trials, math.ceil(SEEN / rate))
 
     def least(true_rate: float) -> float:
-        release = neighbors.inclusion(_trainer(spec, 1.0, clip, 1), _trainer(spec, true_rate, clip, 1))
+        release = neighbors.inclusion(_trainer(spec, shape, 1.0, clip, 1), _trainer(spec, shape, true_rate, clip, 1))
         return rate_lower(int(sum(release(True, entropy) for _ in range(tries))), tries, confidence=CONFIDENCE)
 
     planted = least(min(1.0, 1.5 * rate))
     return Finding(f"Poisson batches of {spec}", "rate", rate, rate, rate, least(rate), planted > rate, tries)
 
 
-def _trainer(spec: str, rate: float, clip: float, steps: int) -> Train:
+def _shape(spec: str, config: Config) -> tuple[int, ...]:
+    """Return the shape of inputs to audit a learner with: small for ours, that of the data for a user's own."""
+    name = spec.partition("(")[0].strip()
+    if ":" in name:
+        shape: tuple[int, ...] = check_data(config).transfer.inputs.shape[1:]
+        return shape
+    side = COLORED if name == "torchvision" else LEAST.get(name, 0)
+    return (1, side, side) if side else ()
+
+
+def _trainer(spec: str, shape: tuple[int, ...], rate: float, clip: float, steps: int) -> Train:
+    """Return DP-SGD of one learner from the same start each time, on rows (n, d) laid out in zeros of ``shape``."""
+    made: list[tuple[PrivateLearner, Learner, dict[str, Array]]] = []
+
     def train(x: Array, y: Array, noise_multiplier: float, entropy: Entropy) -> Array:
-        model = make_learner(spec, shape=x.shape[1:], classes=3, training=Training(), seed=0)
-        private_trainer(model, spec).fit_private(
-            x,
+        given = shape or x.shape[1:]
+        if not made:
+            fresh = make_learner(spec, shape=given, classes=3, training=Training(), seed=0)
+            made.append((private_trainer(fresh, spec), fresh, fresh.state()))
+        private, model, start = made[0]
+        model.load(start)
+        inputs = np.zeros((len(x), math.prod(given)), np.float32)
+        inputs[:, : x.shape[1]] = x
+        private.fit_private(
+            inputs.reshape(len(x), *given),
             y,
             rate=rate,
             clip=clip,

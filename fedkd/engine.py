@@ -13,6 +13,7 @@ from typing import Any
 from fedkd.config import Config, mixed
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.preflight import check_data, check_models
+from fedkd.protect import protection_of
 from fedkd.rounds import Observer
 from fedkd.rundir import RunDirectory
 
@@ -50,7 +51,7 @@ def run_in_process(
             run_config=config.to_run_config(),
             node_config=node_config,
             workers=min(workers, config.clients),
-            preload=frameworks(config.learner),
+            preload=frameworks(config),
             log=log,
         ) as grid:
             check_models(config, shared)  # meanwhile the workers import what they need
@@ -63,14 +64,16 @@ def run_in_process(
                 raise QuorumError(f"{error} Traceback: {os.path.relpath(log)}") from None
 
 
-def frameworks(mix: str) -> list[str]:
-    """Return our modules that the learners of a mix will import, so that workers can share one import of them."""
+def frameworks(config: Config) -> list[str]:
+    """Return our modules that the learners of a run will import, so that workers can share one import of them."""
     behind = {
         "fedkd.torch_learner": {"cnn", "lenet", "mlp", "torchvision"},
         "fedkd.models": {"cnn", "lenet", "mlp", "torchvision"},
         "fedkd.sklearn_learner": {"forest", "logistic", "boosting"},
     }
-    names = {re.split(r"[(:]", spec)[0].strip() for spec in mixed(mix)}
+    names = {re.split(r"[(:]", spec)[0].strip() for spec in mixed(config.learner)}
+    if protection_of(config).place == "training":
+        behind["fedkd.private_torch"] = behind["fedkd.models"]
     return [module for module, members in behind.items() if members & names]
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fedkd.errors import ExtraError, SpecError, did_you_mean
+from fedkd.errors import ConfigError, ExtraError, SpecError, did_you_mean
 from fedkd.events import Event
 from fedkd.privacy.noise import Entropy
 from fedkd.records import TransferSet
@@ -25,6 +25,8 @@ from fedkd.registry import Registry, split
 from fedkd.softlabels import Array
 
 learner = Registry("learner")
+
+Shape = tuple[int, ...]
 
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -129,11 +131,30 @@ def see_public(model: Learner, transfer: TransferSet) -> None:
 def private_trainer(model: Learner, spec: str) -> PrivateLearner:
     """Return ``model`` as one that can learn privately, or say that it cannot."""
     if not isinstance(model, PrivateLearner):
-        raise SpecError(f"learner {spec!r} cannot learn by DP-SGD; use 'linear'.")
+        raise SpecError(f"learner {spec!r} cannot learn by DP-SGD; use 'linear' or a network.")
     return model
 
 
-Shape = tuple[int, ...]
+def check_private(model: Learner, spec: str, shape: Shape) -> None:
+    """Raise unless ``model`` can learn privately from inputs of ``shape`` (without the batch); reads no data."""
+    private_trainer(model, spec)
+    if (check_network := getattr(model, "check_private", None)) is not None:
+        check_network(shape)
+
+
+def check_steps(
+    rate: float, clip: float, noise_multiplier: float, steps: int, expected_batch: float, step: float
+) -> None:
+    """Raise :class:`ConfigError` unless the numbers of a private fit make sense."""
+    if not 0 < rate <= 1:
+        raise ConfigError(f"rate must be in (0, 1], got {rate}")
+    for name, value in (("clip", clip), ("expected_batch", expected_batch), ("step", step)):
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name} must be above 0 and finite, got {value}")
+    if not 0 <= noise_multiplier < math.inf:
+        raise ConfigError(f"noise_multiplier must be at least 0 and finite, got {noise_multiplier}")
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, got {steps}")
 
 
 @learner

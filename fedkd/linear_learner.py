@@ -9,16 +9,15 @@ noise falls on few directions and on all alike, and the curvature there, by whic
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedkd.dataset import fingerprint
-from fedkd.errors import CheckpointError, ConfigError, PrivacyError, SpecError
+from fedkd.errors import CheckpointError, PrivacyError, SpecError
 from fedkd.events import Event, SampledGaussian
 from fedkd.features import CHUNK, SIDE, build
-from fedkd.learner import Training
+from fedkd.learner import Training, check_steps
 from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import Array, one_hot, softmax
 
@@ -141,15 +140,17 @@ class LinearLearner:
         ``step`` is the share of Newton's step from no opinion that the first one goes. Steps shrink to nothing, so that
         the last noise, which nothing corrects, moves the model least.
         """
-        _check(rate, clip, noise_multiplier, steps, expected_batch, step)
+        check_steps(rate, clip, noise_multiplier, steps, expected_batch, step)
         if self.tainted:
             raise PrivacyError("this model has learned private data without noise: start a new one to fit privately")
         v = self.rows(x)
         invert = self._public_curvature()
         weights, taken = self.weights.astype(np.float64), 0
+        v, lengths, wide = _measured(v)
         for t in range(steps):
             chosen = slice(None) if rate == 1 else np.flatnonzero(entropy.coins(len(v), rate))
-            total = clipped_sum(v[chosen], y[chosen], weights.astype(np.float32), clip).astype(np.float64)
+            rows = v[chosen], y[chosen], weights.astype(np.float32), clip, lengths[chosen], wide[chosen]
+            total = clipped_sum(*rows)
             total += noise_multiplier * clip * entropy.normals(total.shape)
             taken += 1
             length = step * (1 - t / steps) * self.classes / expected_batch
@@ -214,19 +215,32 @@ class LinearLearner:
         self.weights = np.asarray(before, np.float32)
 
 
-def clipped_sum(v: Array, y: Array, weights: Array, clip: float) -> Array:
+def clipped_sum(
+    v: Array, y: Array, weights: Array, clip: float, lengths: Array | None = None, wide: Array | None = None
+) -> Array:
     """Return the sum (d, C) of the examples' gradients of cross entropy, each of Euclidean norm at most ``clip``.
 
-    The gradient of one is v (p - y)^T, whose norm is ||v|| ||p - y||: no gradient of an example is ever formed.
+    The gradient of one is v (p - y)^T, whose norm is ||v|| ||p - y||: no gradient of an example is ever formed. Rows
+    whose ``lengths`` are given, and which are known to be finite, need not be measured in each step; ``wide`` are the
+    rows in double precision.
     """
-    # An example of absurd inputs would tell of itself by spoiling the model: it counts as none.
-    sound = np.asarray(np.isfinite(v).all(axis=1))
-    v = np.where(sound[:, None], v, 0)
-    error = softmax(v @ weights) - one_hot(y, weights.shape[1])
-    norm = np.linalg.norm(v, axis=1) * np.linalg.norm(error, axis=1)
+    if lengths is None or wide is None:
+        v, lengths, wide = _measured(v)
+    error = softmax(v @ weights)
+    error[np.arange(len(y)), y] -= 1
+    norm = lengths * np.sqrt(np.einsum("nc,nc->n", error, error))
     # A hair less than the clip, for what rounding adds; the sum in double precision, where that adds nothing.
     cut = error * np.minimum(1, clip * (1 - 1e-6) / np.maximum(norm, 1e-30))[:, None]
-    return np.asarray(v.T.astype(np.float64) @ cut.astype(np.float64))
+    return np.asarray(wide.T @ cut.astype(np.float64))
+
+
+def _measured(v: Array) -> tuple[Array, Array, Array]:
+    """Return rows (n, d), their lengths (n,), and the rows in double precision."""
+    # An example of absurd inputs would tell of itself by spoiling the model: it counts as none.
+    sound = np.asarray(np.isfinite(v).all(axis=1))
+    if not sound.all():
+        v = np.where(sound[:, None], v, 0)
+    return v, np.linalg.norm(v, axis=1), v.astype(np.float64)
 
 
 def _space(z: Array, dimensions: int) -> Space:
@@ -263,16 +277,3 @@ def _unit(z: Array) -> Array:
 
 def _ridged(moments: Array, *, ridge: float = RIDGE) -> Array:
     return np.asarray(moments + ridge * np.trace(moments) / len(moments) * np.eye(len(moments)), np.float64)
-
-
-def _check(rate: float, clip: float, noise_multiplier: float, steps: int, expected_batch: float, step: float) -> None:
-    """Raise :class:`ConfigError` unless the numbers of a private fit make sense."""
-    if not 0 < rate <= 1:
-        raise ConfigError(f"rate must be in (0, 1], got {rate}")
-    for name, value in (("clip", clip), ("expected_batch", expected_batch), ("step", step)):
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{name} must be above 0 and finite, got {value}")
-    if not 0 <= noise_multiplier < math.inf:
-        raise ConfigError(f"noise_multiplier must be at least 0 and finite, got {noise_multiplier}")
-    if steps < 1:
-        raise ConfigError(f"steps must be at least 1, got {steps}")

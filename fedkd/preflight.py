@@ -19,8 +19,9 @@ from fedkd.client import training_of
 from fedkd.config import Config, mixed
 from fedkd.errors import ConfigError, DataError, FedkdError, SpecError
 from fedkd.federation import Federation, federation
-from fedkd.learner import make_learner
+from fedkd.learner import check_private, make_learner
 from fedkd.memory import Memory, Pool
+from fedkd.protect import protection_of
 from fedkd.random import generator
 from fedkd.select import select
 
@@ -73,16 +74,19 @@ def check_models(config: Config, shared: Federation) -> None:
 
     This imports the frameworks that they need and calls a user's factory once more than the run does.
     """
-    specs = [*mixed(config.learner)[: config.clients], *([] if config.student == "none" else [config.student])]
+    clients = mixed(config.learner)[: config.clients]
+    specs = [*clients, *([] if config.student == "none" else [config.student])]
     for spec in dict.fromkeys(specs):
         try:
-            make_learner(
+            made = make_learner(
                 spec,
                 shape=shared.transfer.inputs.shape[1:],
                 classes=shared.dataset.classes,
                 training=training_of(config, distill_epochs=config.distill_epochs),
                 seed=0,
             )
+            if spec in clients and protection_of(config).place == "training":
+                check_private(made, spec, shared.transfer.inputs.shape[1:])
         except FedkdError:
             raise
         except Exception as error:  # a user's factory may raise anything

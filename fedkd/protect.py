@@ -157,8 +157,11 @@ _CENTRAL = (
 )
 
 
-TRAINABLE = ("linear",)
-"""Learners that can learn by DP-SGD."""
+TRAINABLE = ("linear", "cnn", "lenet", "mlp", "torchvision")
+"""Learners that can learn by DP-SGD. What a user's own ``module:function`` returns is seen when it is made."""
+MIXING = ("resnet", "wide_resnet", "resnext", "densenet", "efficientnet", "mobilenet", "mnasnet", "regnet",
+          "shufflenet", "googlenet", "inception")  # fmt: skip
+"""Families of torchvision that have BatchNorm, as have all whose name ends in ``_bn``."""
 READS_ANSWERS = ("uniform", "confidence", "entropy")
 """Expertise that reads a client's soft labels and nothing else of its data."""
 SMALLEST = 3
@@ -188,9 +191,8 @@ def contradictions(config: Config) -> list[str]:
             found.append(f"expertise: {weighs!r} reads private data, which dp_sgd does not cover; use one of {known}")
         if not config.local_epochs:
             found.append("local_epochs: 0 learns nothing; dp_sgd needs at least 1")
-        plain = [spec for spec in split(config.learner, ",") if parse(spec)[0] not in TRAINABLE]
-        if plain:
-            found.append(f"learner: {plain[0]!r} cannot learn by DP-SGD; use one of {', '.join(TRAINABLE)}")
+        for spec in split(config.learner, ","):
+            found += _untrainable(spec)
         return found
     if form(config.release).coding:
         coding = ", ".join(sorted(form(config.release).coding))
@@ -216,6 +218,19 @@ def contradictions(config: Config) -> list[str]:
     if config.record:
         found.append("record: keeps every ballot as it came, without noise; set record = false")
     return found
+
+
+def _untrainable(spec: str) -> list[str]:
+    """Return why a learner cannot learn by DP-SGD, as far as its name tells."""
+    if ":" in spec.partition("(")[0]:
+        return []
+    name, options = parse(spec)
+    if name not in TRAINABLE:
+        return [f"learner: {name!r} cannot learn by DP-SGD; use one of {', '.join(TRAINABLE)}"]
+    network = str(options.get("name", "resnet18"))
+    if name == "torchvision" and (network.startswith(MIXING) or network.endswith("_bn")):
+        return [f"learner: {network!r} has BatchNorm, which mixes examples; use one without, such as 'squeezenet1_1'"]
+    return []
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from fedkd.augment import augment as augmentations
-from fedkd.errors import CheckpointError, ConfigError, FedkdError
-from fedkd.learner import Training
+from fedkd.errors import CheckpointError, ConfigError, ExtraError, FedkdError, PrivacyError
+from fedkd.events import Event
+from fedkd.learner import Training, check_steps
 from fedkd.losses import distill_loss
+from fedkd.privacy.noise import Entropy
 from fedkd.schedule import schedule as schedules
 from fedkd.softlabels import Array
 
 T = TypeVar("T")
+
+TAINTED = "fedkd.tainted"
+"""In a state that knows private data without noise. No weight of a network can be called so."""
 
 
 def seeded(seed: int, make: Callable[[], T]) -> T:
@@ -92,9 +97,12 @@ class TorchLearner:
         self.views = [] if training.augment == "none" else augmentations.chain(training.augment)
         self.schedule = schedules.build(training.schedule)
         self.parameters = sum(p.numel() for p in network.parameters())
+        self.tainted = False
+        self._way: dict[tuple[int, ...], Any] = {}
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
         """Minimize the cross entropy of private labels for ``training.epochs`` passes."""
+        self.tainted = True
         label, batch = self._tensor(y), self._batches(x, rng)
 
         def loss(rows: Array) -> Tensor:
@@ -132,6 +140,55 @@ class TorchLearner:
 
         self._learn(len(counts), loss, self.training.distill_epochs, rng)
 
+    def fit_private(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        rate: float,
+        clip: float,
+        noise_multiplier: float,
+        steps: int,
+        expected_batch: float,
+        entropy: Entropy,
+        step: float = 1.5,
+    ) -> Event:
+        """Learn private labels by ``steps`` steps of DP-SGD (:mod:`fedkd.private_torch`) and return what it cost.
+
+        The numbers mean what they mean to :meth:`fedkd.linear_learner.LinearLearner.fit_private`. ``clip`` is the
+        length of an example's gradient over all weights; from 0.1 to 5 it makes no difference to our networks, since
+        steps are divided by it. ``training`` has no say here: examples are taken as they are, unaugmented.
+        """
+        check_steps(rate, clip, noise_multiplier, steps, expected_batch, step)
+        if self.tainted:
+            raise PrivacyError("this model has learned private data without noise: start a new one to fit privately")
+        self.check_private(x.shape[1:])
+
+        def descent() -> Event:
+            event: Event = _private_torch(self.architecture).descend(
+                self.network,
+                x,
+                y,
+                self._way[x.shape[1:]],
+                rate=rate,
+                clip=clip,
+                noise_multiplier=noise_multiplier,
+                steps=steps,
+                expected_batch=expected_batch,
+                entropy=entropy,
+                step=step,
+            )
+            return event
+
+        # Dropout draws from torch's own generator. Its masks must be as secret as the noise: they, too, go by position.
+        return seeded(int(entropy.words(1)[0]) >> 1, descent)
+
+    def check_private(self, shape: tuple[int, ...]) -> None:
+        """Raise :class:`PrivacyError` unless this network can learn privately from inputs of ``shape``."""
+        if shape not in self._way:
+            what = f"learner {self.architecture!r}"
+            self._way[shape] = _private_torch(self.architecture).try_out(self.network, shape, what)
+
     def predict(self, x: Array) -> Array:
         """Return soft labels (n, C)."""
         self.network.eval()
@@ -142,18 +199,21 @@ class TorchLearner:
         return np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
 
     def state(self) -> dict[str, Array]:
-        """Return copies of all weights and buffers."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.network.state_dict().items()}
+        """Return copies of all weights and buffers, and whether they know private data without noise."""
+        state = {name: value.detach().cpu().numpy().copy() for name, value in self.network.state_dict().items()}
+        return {**state, TAINTED: np.array(True)} if self.tainted else state
 
     def load(self, state: dict[str, Array]) -> None:
         """Take up weights and buffers."""
         if not state:
             return
+        weights = {name: torch.from_numpy(np.array(value)) for name, value in state.items() if name != TAINTED}
         try:
-            self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+            self.network.load_state_dict(weights)
         except RuntimeError as error:
             why = " ".join(str(error).split())
             raise CheckpointError(f"this state is not one of {self.architecture}: {why}") from None
+        self.tainted = bool(state.get(TAINTED, False))
 
     def _batches(self, x: Array, rng: np.random.Generator) -> Callable[[Array], Tensor]:
         """Return a function that gives rows of ``x`` as the network shall see them in this step."""
@@ -194,3 +254,11 @@ class TorchLearner:
     def _tensor(self, array: Array) -> Tensor:
         # Without a copy where possible. Arrays out of a frame are read-only, which torch cannot promise to respect.
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
+
+
+def _private_torch(what: str) -> Any:
+    try:
+        from fedkd import private_torch
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"DP-SGD of learner {what!r}", str(error.name), "torch") from None
+    return private_torch

@@ -12,6 +12,7 @@ HEAVY = {"torch", "torchvision", "opacus", "flwr", "sklearn", "ray", "PIL", "pya
          "onnxruntime"}  # fmt: skip
 ALLOWED = {
     "fedkd/torch_learner.py": {"torch"},
+    "fedkd/private_torch.py": {"torch", "opacus"},
     "fedkd/hint.py": {"torch"},
     "fedkd/models.py": {"torch", "torchvision"},
     "fedkd/sklearn_learner.py": {"sklearn"},
@@ -32,7 +33,8 @@ LAYERS = [
     {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset",
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "report_template", "page", "recording", "augment", "schedule",
-     "lesson", "attack", "defense", "hint", "evidence", "features", "linear_learner", "privacy", "protect", "secagg"},
+     "lesson", "attack", "defense", "hint", "evidence", "features", "linear_learner", "private_torch", "privacy",
+     "protect", "secagg"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "masked_round", "rounds", "rundir", "reference"},

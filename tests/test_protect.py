@@ -38,6 +38,8 @@ def read(**given):
         ({**DP_SGD, "expertise": "density"}, "expertise: 'density' reads private data, which dp_sgd does not cover"),
         ({**DP_SGD, "evidence": "neighbors"}, "evidence: 'neighbors' reads private data beside the model"),
         ({**DP_SGD, "learner": "linear, forest"}, "learner: 'forest' cannot learn by DP-SGD; use one of linear"),
+        ({**DP_SGD, "learner": "torchvision"}, "learner: 'resnet18' has BatchNorm, which mixes examples"),
+        ({**DP_SGD, "learner": "mlp, torchvision(name='vgg11_bn')"}, "'vgg11_bn' has BatchNorm"),
         ({**DP_SGD, "keys": "classes", "student": "none"}, "keys: 'classes' are about private samples"),
         ({**DP_SGD, "attack": "lma"}, "attack: a guarantee is about honest clients"),
         ({**DP_SGD, "protect": "dp_sgd(rate=0.0)"}, "'rate' must be above 0 and at most 1, got 0.0"),
@@ -76,6 +78,11 @@ def test_dp_sgd_counts_every_step_of_every_round():
     assert budget.steps == steps_in_a_round(3, 0.25) == 12
     (event,) = budget.round
     assert isinstance(event, SampledGaussian) and (event.rate, event.count) == (0.25, 12)
+
+
+@pytest.mark.parametrize("learner", ["cnn", "mlp, lenet, linear", "my.models:net", "torchvision(name='vgg11')"])
+def test_networks_may_learn_privately_as_far_as_their_names_tell(learner):
+    assert read(**{**DP_SGD, "learner": learner}).learner == learner
 
 
 def test_a_private_sketch_is_paid_once_and_leaves_less_for_training():
