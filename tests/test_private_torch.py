@@ -215,7 +215,7 @@ def test_an_audit_passes_it_and_finds_noise_too_small_by_the_root_of_two():
     found = [
         audit_mechanism(
             neighbors.training(train, 0.4 / planted), epsilon_of(1 / 0.4, 1e-5), 1e-5, trials=100, confidence=0.8,
-            entropy=Recorded(5),
+            entropy=Recorded(0),
         )
         for planted in (1.0, math.sqrt(2))
     ]  # fmt: skip
