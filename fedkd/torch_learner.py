@@ -24,7 +24,7 @@ from fedkd.softlabels import Array
 T = TypeVar("T")
 
 TAINTED = "fedkd.tainted"
-"""In a state that knows private data without noise. No weight of a network can be called so."""
+"""An empty array of this name is in a state that knows private data without noise."""
 
 
 def seeded(seed: int, make: Callable[[], T]) -> T:
@@ -201,7 +201,7 @@ class TorchLearner:
     def state(self) -> dict[str, Array]:
         """Return copies of all weights and buffers, and whether they know private data without noise."""
         state = {name: value.detach().cpu().numpy().copy() for name, value in self.network.state_dict().items()}
-        return {**state, TAINTED: np.array(True)} if self.tainted else state
+        return {**state, TAINTED: np.zeros(0, bool)} if self.tainted else state
 
     def load(self, state: dict[str, Array]) -> None:
         """Take up weights and buffers."""
@@ -213,7 +213,7 @@ class TorchLearner:
         except RuntimeError as error:
             why = " ".join(str(error).split())
             raise CheckpointError(f"this state is not one of {self.architecture}: {why}") from None
-        self.tainted = bool(state.get(TAINTED, False))
+        self.tainted = TAINTED in state
 
     def _batches(self, x: Array, rng: np.random.Generator) -> Callable[[Array], Tensor]:
         """Return a function that gives rows of ``x`` as the network shall see them in this step."""
