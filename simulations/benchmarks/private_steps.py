@@ -1,7 +1,8 @@
 """What a step of DP-SGD costs over a step without privacy on the same rows: linear model, hooks, ghost clipping.
 
-A step without privacy is the gradient of the same batch and the optimizer. Processor time of one thread, medians,
-measured in turn; noise comes from the operating system. A network's step has hooks on all along, as in a private fit.
+A step without privacy is the gradient of the same batch and the optimizer. Processor time of one thread, medians;
+noise comes from the operating system. Linear steps are measured in turn. A network's plain steps are measured before
+and after those with hooks, and the faster half counts: a slow moment makes privacy look dearer rather than cheaper.
 Run: python -m simulations.benchmarks.private_steps (about 2 minutes)
 """
 
