@@ -25,7 +25,7 @@ from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
 from fedkd.privacy.chain import Head
-from fedkd.privacy.client_level import blurred
+from fedkd.privacy.client_level import blurred, even_sized
 from fedkd.privacy.distributed import contribution
 from fedkd.privacy.ledger import Budget
 from fedkd.privacy.noise import entropy_of
@@ -273,11 +273,13 @@ def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) ->
 
 
 def _hidden(site: Site, config: Config, query: Query, ballot: Release, *, draws: bool) -> Release:
-    """Return the ballot with the noise of ``local`` or ``local_gaussian``: nothing else of it may leave.
+    """Return the ballot as it may leave: with the noise of ``local`` or ``local_gaussian``, or of a constant size.
 
     Which rows are answered is public. Unless the client ``draws``, it has been asked this before and says nothing.
     """
     chosen, rows = protection_of(config), len(query.indices)
+    if chosen.place == "mean" and parse(config.expertise)[0] != "uniform":
+        return Release(*even_sized(ballot.p, ballot.w), ballot.event)
     if chosen.place not in ("answers", "labels"):
         return ballot
     noise = spending(config).noise_multiplier

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fedkd.codec import encode_release
 from fedkd.privacy import client_level
 from fedkd.privacy.client_level import (
     NoisyMean,
@@ -16,6 +17,7 @@ from fedkd.privacy.client_level import (
     blurred,
     bounded,
     denoise,
+    even_sized,
     from_blurred,
     full_clip,
     noisy_mean,
@@ -26,7 +28,7 @@ from fedkd.privacy.client_level import (
     weighted_share,
 )
 from fedkd.privacy.noise import SeededEntropy
-from fedkd.records import Release
+from fedkd.records import Query, Release
 
 A = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
 B = np.array([[0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])
@@ -209,6 +211,16 @@ def test_a_weighted_teacher_follows_who_knows_the_row():
     assert teacher[20:].mean(axis=0) == pytest.approx([0.1, 0.9, 0.0], abs=0.05)
     nobody = weighted([], features, classes=3, noise_multiplier=0.02, power=0.5, balance=0.5, entropy=entropy)
     assert nobody.sum(axis=1) == pytest.approx(np.ones(40), abs=1e-5)
+
+
+@pytest.mark.parametrize("w", [[0.0, 0.0], [3.0, 0.0], [1.0, 1.0], [1e-20, 1e20]])
+def test_frames_of_weighted_ballots_are_all_alike_in_size_and_leave_no_row_out(w):
+    query = Query(1, np.arange(2), 3, "00" * 32)
+    p, v = even_sized(A.astype(np.float32), np.array(w, np.float32))
+    assert v.min() > 0 and v.max() == 1 and v[0] != v[1]
+    usual = Release(A.astype(np.float32), np.array([0.3, 0.7], np.float32))
+    assert len(encode_release(Release(p, v), query, 3)) == len(encode_release(usual, query, 3))
+    assert p == pytest.approx(A if any(w) else np.full((2, 3), 1 / 3))
 
 
 # Noise of a client's own.

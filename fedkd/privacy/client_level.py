@@ -28,6 +28,9 @@ NOISE_UNITS = 4096
 FLOOR = 0.05
 """A weighted teacher is divided by at least this much of the largest noisy sum of weights."""
 
+LEAST_WEIGHT = 1e-30
+"""What abstaining counts as where nobody may be seen to abstain."""
+
 REACH = 5.0
 """Standard deviations of the noise on one client's labels that its frame can hold; what is beyond is cut off."""
 
@@ -80,6 +83,18 @@ def bounded(w: Array, power: float) -> Array:
     given = np.nan_to_num(np.maximum(np.asarray(w, np.float64), 0.0), nan=0.0, posinf=np.finfo(np.float64).max)
     top = float(given.max(initial=0.0))
     return np.asarray((given / top) ** power if top > 0 else given)
+
+
+def even_sized(p: Array, w: Array) -> tuple[Array, Array]:
+    """Return ballots (M, C) and weights (M,) whose frame is as long as any other client's, and which leave no row out.
+
+    Reports tell how many bytes came and how many rows were answered, and neither may depend on weights. So these are
+    relative to the largest, at least ``LEAST_WEIGHT`` and never all the same; who abstains on all rows is undecided.
+    """
+    v = np.maximum(bounded(w, 1.0), LEAST_WEIGHT).astype(np.float32)
+    if (v == v[:1]).all():
+        v = np.where(np.arange(len(v)) % 2 == 0, np.float32(1), np.float32(1 - 2**-20))
+    return p if np.any(w > 0) else np.full_like(p, 1 / p.shape[1]), v
 
 
 def _whole(z: Array, clip: float, bits: int) -> Array:

@@ -64,6 +64,8 @@ def _with_sum(config: Config, chosen: Protection) -> list[str]:
         found.append(f"feedback: {config.feedback!r} is made of single ballots; use one of {', '.join(OF_ALL)}")
     if config.record:
         found.append("record: keeps every ballot as it came, without noise; set record = false")
+    if chosen.place == "mean" and form(config.release).weight_bits and parse(config.expertise)[0] != "uniform":
+        found.append("release: levels of weights are longer for some clients than for others; leave 'weights' out")
     return found + (_alike(config) if chosen.place != "mean" else []) + _own_sum(config)
 
 
