@@ -74,7 +74,7 @@ def test_shares_are_unbiased():
     assert np.std(found, axis=0).mean() == pytest.approx(deviation(3, 1.0) / 10, rel=0.15)
 
 
-@given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**63 - 1))
+@given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 2**64 - 1))
 def test_a_client_answers_as_many_rows_as_it_is_paid_for_each_once(rows, labels, client):
     mine = dealt(rows, labels, client, np.random.default_rng(0))
     assert len(mine) == len(set(mine.tolist())) == min(labels, rows)

@@ -53,8 +53,8 @@ def dealt(rows: int, labels: int, client: int, rng: np.random.Generator) -> Arra
 
     So all rows are answered about equally often, and which ones somebody answers says nothing of its data.
     """
-    order = rng.permutation(rows)
-    places = (client * labels + np.arange(min(labels, rows))) % max(rows, 1)
+    order, start = rng.permutation(rows), client * labels % max(rows, 1)  # a node's number may have 64 bits
+    places = (start + np.arange(min(labels, rows))) % max(rows, 1)
     return np.asarray(np.sort(order[places]))
 
 
