@@ -29,7 +29,7 @@ from fedkd.privacy.gaussian import epsilon_of
 from fedkd.privacy.neighbors import Statistic, Train
 from fedkd.privacy.noise import Entropy
 from fedkd.protect import least_of, protection_of, spending
-from fedkd.registry import split
+from fedkd.registry import parse, split
 from fedkd.replay import Recording
 from fedkd.report_template import AUDIT
 from fedkd.rundir import DEPLOYMENT
@@ -38,6 +38,8 @@ from fedkd.units import percent
 
 TELLING = 0.4
 """The noise multiplier that is audited where a configuration asks for more: there the fewest trials find an error."""
+TELLING_ANSWER = 2.5
+"""The epsilon at which a randomized answer is audited, whatever is configured: there few trials find an error."""
 STEPS = 4
 """Steps of DP-SGD that are audited together, with as much more noise in each."""
 PLANTED = math.sqrt(2)
@@ -108,14 +110,46 @@ def audit_config(config: Config, *, trials: int, entropy: Entropy) -> list[Findi
             lambda z: neighbors.shares(z, clip=chosen.clip, least=least, clients=config.clients),
             budget.noise_multiplier,
         )
-    else:
-        votes = chosen.place == "votes"
+    elif chosen.place == "answers":
+        findings.append(_answers(chosen.classes, 1 / budget.noise_multiplier, trials, entropy))
+    elif chosen.place == "labels":
+        noise("noisy soft labels", neighbors.labels, budget.noise_multiplier)
+    elif chosen.place == "votes":
+        told = neighbors.mean if chosen.smooth else neighbors.votes
+        noise("noisy sum of votes", told, budget.noise_multiplier)
+        if chosen.threshold:
+            noise("test of the largest count", neighbors.largest, chosen.test * budget.noise_multiplier)
+    elif parse(config.expertise)[0] != "uniform":
         noise(
-            "noisy sum of votes" if votes else "noisy sum of ballots",
-            lambda z: neighbors.mean(z, clip=chosen.clip, votes=votes),
+            "noisy sum of weighted ballots",
+            lambda z: neighbors.weights(z, power=chosen.power, balance=chosen.balance),
             budget.noise_multiplier,
         )
+    else:
+        noise("noisy sum of ballots", lambda z: neighbors.mean(z, clip=chosen.clip), budget.noise_multiplier)
     return findings
+
+
+def _answers(classes: int, configured: float, trials: int, entropy: Entropy) -> Finding:
+    """Audit one randomized answer, with a control that keeps the class too often: of sqrt 2 times the epsilon."""
+
+    def run(epsilon: float) -> Audit:
+        release = neighbors.answers(epsilon, classes=classes)
+        return audit_mechanism(
+            release, TELLING_ANSWER, 0.0, trials=trials, confidence=CONFIDENCE, gaussian=False, entropy=entropy
+        )
+
+    right, planted = run(TELLING_ANSWER), run(PLANTED * TELLING_ANSWER)
+    return Finding(
+        "randomized answer",
+        "epsilon",
+        configured,
+        TELLING_ANSWER,
+        TELLING_ANSWER,
+        right.lower,
+        not planted.passed,
+        trials,
+    )
 
 
 def _noise(mechanism: str, make: Any, configured: float, delta: float, trials: int, entropy: Entropy) -> Finding:
@@ -283,7 +317,7 @@ def mechanism_report(config: Config, findings: Sequence[Finding]) -> Report:
     rows = [
         (
             f.mechanism,
-            f"{f.audited:.3g}" + (f" for {f.configured:.3g}" if f.audited < f.configured else ""),
+            f"{f.audited:.3g}" + (f" for {f.configured:.3g}" if f.audited != f.configured else ""),
             f"{f.what} {f.claimed:.3f}",
             f"{f.found:.3f}",
             "found" if f.caught else "not found",
@@ -293,12 +327,13 @@ def mechanism_report(config: Config, findings: Sequence[Finding]) -> Report:
     ]
     return Report(
         facts,
-        ("mechanism", "noise or rate", "promised", "at least", "planted error", "result"),
+        ("mechanism", "noise, rate or epsilon", "promised", "at least", "planted error", "result"),
         rows,
         [
             "promised and at least: the epsilon of what was audited, or how often an example takes part in a step",
             f"noise above {TELLING:g} is audited at {TELLING:g}, where few trials show an error; the code is the same",
-            "planted error: whether the same audit finds noise too small by sqrt 2, or batches half as large again",
+            "planted error: whether the same audit finds noise too small by sqrt 2, answers too true by as much, or "
+            "batches half as large again",
             "an audit finds errors; passing proves nothing that the accountant has not",
         ],
     )

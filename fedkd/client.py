@@ -18,24 +18,26 @@ from fedkd.codec import Known, decode_query, encode_release, peek, remember, rem
 from fedkd.config import Config, mixed
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, PrivacyError
-from fedkd.events import Event, NonPrivate, NoOp
+from fedkd.events import Event, Gaussian, NonPrivate, NoOp, RandomizedResponse
 from fedkd.evidence import beside, evidence
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
 from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
 from fedkd.privacy.chain import Head
+from fedkd.privacy.client_level import blurred, even_sized
 from fedkd.privacy.distributed import contribution
 from fedkd.privacy.ledger import Budget
 from fedkd.privacy.noise import entropy_of
 from fedkd.privacy.purse import FREE, Charge, begin_round, begin_share, guarded, open_purse
-from fedkd.protect import ON_DEVICE, protection_of, rules_of, scale_of_round, spending
+from fedkd.privacy.responses import dealt, randomized
+from fedkd.protect import ON_DEVICE, check_classes, protection_of, rules_of, scale_of_round, spending
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.registry import parse
 from fedkd.release import form, prepare
 from fedkd.secagg.client import Vector, respond
-from fedkd.softlabels import Array, check_soft_labels
+from fedkd.softlabels import Array, check_soft_labels, one_hot
 
 HONEST = Attack(0.0)
 
@@ -44,9 +46,9 @@ HONEST = Attack(0.0)
 class Site:
     """What a client owns: private data (N, ...) and (N,), a copy of the transfer set, and a file for its state.
 
-    ``test`` is a test set that a simulation evaluates local models on; a device has none. With ``protect = dp_sgd``,
-    ``ledger`` is the folder that remembers what was spent on this data, in which ``run`` names this run, and
-    ``budget`` what its owner allows in all runs together; ``accept_loss`` goes on with what is left of a broken ledger.
+    ``test`` is a test set that a simulation evaluates local models on; a device has none. With ``protect = dp_sgd``
+    or ``local``, ``ledger`` is the folder that remembers what was spent on this data, in which ``run`` names this run,
+    and ``budget`` what its owner allows in all runs together; ``accept_loss`` goes on with the rest of a broken one.
     """
 
     key: int
@@ -133,6 +135,7 @@ def _remembering(
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
+    check_classes(config, site.classes)
     with _charged(site, config, query.round, digest, header) as charge:
         reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge, write)
         charge.commit(reply.frame)
@@ -179,7 +182,8 @@ def _answer(
         remembered |= said
     if act.ballot is not None:
         p, w = act.ballot(p, w, stream("attack"))
-    release = prepare(config.release, Release(p, w, event), stream("release"))
+    ballot = _hidden(site, config, query, Release(p, w, event), draws=charge.trains)
+    release = prepare(config.release, ballot, stream("release"))
     known = _known(arrays, acknowledged)
     reply = write(release, query, site.key, known=known)
     if "delta" in release.coding:  # until the server says which of the two it has, both are kept
@@ -266,6 +270,32 @@ def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) ->
         entropy=entropy_of(config.noise, config.seed, "client", site.key, "round", round_),
     )
     return event
+
+
+def _hidden(site: Site, config: Config, query: Query, ballot: Release, *, draws: bool) -> Release:
+    """Return the ballot as it may leave: with the noise of ``local`` or ``local_gaussian``, or of a constant size.
+
+    Which rows are answered is public. Unless the client ``draws``, it has been asked this before and says nothing.
+    """
+    chosen, rows = protection_of(config), len(query.indices)
+    if chosen.place == "mean" and parse(config.expertise)[0] != "uniform":
+        return Release(*even_sized(ballot.p, ballot.w), ballot.event)
+    if chosen.place not in ("answers", "labels"):
+        return ballot
+    noise = spending(config).noise_multiplier
+    silent = np.zeros(rows, np.float32)
+    flat = np.full((rows, site.classes), 1 / site.classes, np.float32)
+    if not draws or not rows:
+        return Release(flat, silent, NoOp())
+    entropy = entropy_of(config.noise, config.seed, "client", site.key, "round", query.round)
+    if chosen.place == "labels":
+        return Release(blurred(ballot.p, noise, entropy), silent + 1, Gaussian(noise))
+    epsilon = 1 / noise
+    turn = generator(config.seed, "round", query.round, "deal")
+    mine = dealt(rows, chosen.labels, site.key, turn)
+    flat[mine] = one_hot(randomized(ballot.p[mine].argmax(axis=1), site.classes, epsilon, entropy), site.classes)
+    silent[mine] = 1
+    return Release(flat, silent, RandomizedResponse(site.classes, epsilon, len(mine)))
 
 
 def class_means(p: Array, y: Array, classes: int) -> tuple[Array, Array]:

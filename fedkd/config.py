@@ -14,8 +14,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedkd import parts, protect
+from fedkd import parts
 from fedkd.errors import ConfigError, FedkdError, did_you_mean
+from fedkd.privacy.conflicts import contradictions
 from fedkd.registry import parse, split
 
 KEYS = ("samples", "classes")
@@ -188,7 +189,7 @@ def resolve(
 
 def _contradictions(config: Config) -> list[str]:
     problems = []
-    problems += protect.contradictions(config)
+    problems += contradictions(config)
     if config.noise not in NOISES:
         problems.append(
             f"noise: must be one of {', '.join(NOISES)}, got {config.noise!r}.{did_you_mean(config.noise, NOISES)}"

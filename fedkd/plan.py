@@ -28,7 +28,8 @@ from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
 from fedkd.privacy.report import spent_in
-from fedkd.protect import doubtful_delta, least_of, protection_of, spending
+from fedkd.privacy.responses import deviation, keep_probability
+from fedkd.protect import SAID, doubtful_delta, least_of, protection_of, spending
 from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
@@ -367,8 +368,8 @@ class _Dummies:
         if parse(self.config.expertise)[0] not in STATIC and not _flat(self.config):
             w = np.roll(w, round_)
         release = self._prepared(self.config.release, np.roll(self.p, round_, axis=1)[rows], w[rows])
-        trains = protection_of(self.config).place == "training"
-        return replace(release, event=spending(self.config).round[0]) if trains else release
+        told = protection_of(self.config).place in SAID
+        return replace(release, event=spending(self.config).round[0]) if told else release
 
     def _prepared(self, chain: str, p: Array, w: Array) -> Release:
         release = prepare(chain, Release(p, w), generator(0, "plan", "release"))
@@ -468,10 +469,32 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
     lines += [f"warning: {line}" for line in doubtful_delta(config)]
     if chosen.place == "training":
         return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
-    bound = chosen.clip * full_clip(rows, classes)
+    if chosen.place == "answers":
+        said = min(chosen.labels, rows)
+        keep, votes = keep_probability(chosen.classes, 1 / noise), config.clients * said / max(1, rows)
+        sd = deviation(chosen.classes, 1 / noise) / math.sqrt(max(1, votes))
+        return [
+            *lines,
+            f"{config.protect}: epsilon {1 / noise:.3g} a label, kept with a chance of {keep:.3g}; {said} labels of a "
+            f"client, {votes:.3g} a row; sd {sd:.2g} on the share of a class before smoothing",
+        ]
+    if chosen.place == "labels":
+        sd = noise * math.sqrt(2 * rows)
+        return [
+            *lines,
+            f"{config.protect}: a control, not for use: noise of sd {sd:.3g} on every soft label of a client, "
+            f"{sd / math.sqrt(config.clients):.2g} on the mean of all clients",
+        ]
+    told = f"{config.protect}: noise multiplier {noise:.3g}"
+    if chosen.place == "mean" and not _flat(config):
+        sd = noise * math.sqrt(rows * (1 - 1 / classes + chosen.balance**2)) / config.clients
+        return [*lines, f"{told}; sd {sd:.2g} on each mean label before smoothing, if clients know all rows alike"]
     spare = config.clients / least_of(config) if chosen.place == "shares" else 1.0  # all add noise that fewer would do
-    sd = noise * bound * math.sqrt(spare) / config.clients
-    return [*lines, f"{config.protect}: noise multiplier {noise:.3g}; sd {sd:.2g} on each mean label before smoothing"]
+    sd = noise * chosen.clip * full_clip(rows, classes) * math.sqrt(spare) / config.clients
+    if chosen.threshold:
+        first = chosen.test * noise * math.sqrt(rows) / config.clients
+        told += f"; rows are told above {chosen.threshold:g} of the votes, sd {first:.2g} on that share"
+    return [*lines, f"{told}; sd {sd:.2g} on each mean label" + (" before smoothing" if chosen.smooth else "")]
 
 
 def _turning(first: bool, round_: int | None, counted: str) -> str:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from fedkd.errors import PrivacyError, SpecError, did_you_mean
-from fedkd.events import Event, Gaussian, Neighbors, NoOp, SampledGaussian, Unit
+from fedkd.errors import ConfigError, PrivacyError, SpecError, did_you_mean
+from fedkd.events import Event, Gaussian, Neighbors, NoOp, RandomizedResponse, SampledGaussian, Unit
 from fedkd.expertise.sketch import SIGMA
 from fedkd.privacy.calibrate import noise_multiplier
 from fedkd.privacy.distributed import Scale, scale_of
 from fedkd.privacy.distributed import event as distributed_event
-from fedkd.registry import Registry, parse, split
-from fedkd.release import form
+from fedkd.registry import Registry, parse
 from fedkd.secagg.client import Rules
 
 if TYPE_CHECKING:
@@ -33,9 +32,9 @@ protection = Registry("protection")
 class Protection:
     """What a protection bounds, and where: ``place`` is where noise is added.
 
-    nowhere; training: every gradient step of a client; mean: the sum of all ballots, on the server; votes: the sum of
-    all votes, on the server; shares: each client's part of the sum, before it is masked. ``open`` is what stays open.
-    The rest are the member's own options.
+    nowhere; training: every gradient step of a client; answers: the class that a client says of a row; labels: its
+    soft labels; shares: its part of the sum, before it is masked; mean: the sum of all ballots, on the server; votes:
+    the sum of all votes, on the server. ``open`` is what stays open. The rest are the member's own options.
     """
 
     place: str = "nowhere"
@@ -44,10 +43,23 @@ class Protection:
     adversary: str = ""
     assumptions: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+    # training
     rate: float = 1.0
-    clip: float = 1.0
     examples: int = 1
     step: float = 1.0
+    # training, mean
+    clip: float = 1.0
+    # mean
+    power: float = 1.0
+    balance: float = 1.0
+    # votes
+    threshold: float = 0.0
+    test: float = 1.0
+    smooth: bool = True
+    # answers
+    labels: int = 0
+    classes: int = 2
+    # shares
     least: float = 1.0
     dropout: str = "strict"
 
@@ -85,31 +97,69 @@ def dp_sgd(*, rate: float = 0.1, clip: float = 0.1, examples: int = 100, step: f
             "choices made by looking at private data outside of the run, such as tuning",
             "the time and size of messages; other runs on the same data, where no ledger is kept",
         ),
-        rate,
-        clip,
-        examples,
-        step,
+        rate=rate,
+        clip=clip,
+        examples=examples,
+        step=step,
     )
 
 
 @protection
-def central(*, clip: float = 1.0) -> Protection:
+def central(*, clip: float = 1.0, power: float = 0.25, balance: float = 0.1) -> Protection:
     """Hide every client: the server cuts each one's ballots as a whole, sums them and adds Gaussian noise.
 
-    ``clip`` is in units of the longest that the ballots of one client can be, so that 1 cuts nothing. The noisy mean is
-    then smoothed over samples that look alike, which costs nothing. The server is trusted; all else is not.
+    With ``expertise = uniform``, ``clip`` is in units of the longest that the ballots of one client can be, so that 1
+    cuts nothing. With any other, a client's rows count by its weights relative to its largest, to a ``power`` in
+    (0, 1], and all shares are made equally long; the weights, ``balance`` times, are part of them and get noise too.
+    The noisy mean is then smoothed over samples that look alike, which costs nothing. The server is trusted; all else
+    is not.
     """
     _inside("central", "clip", clip, 0, 1)
-    return Protection("mean", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL, clip=clip)
+    _inside("central", "power", power, 0, 1)
+    _inside("central", "balance", balance, 0, math.inf)
+    return Protection("mean", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL, clip=clip, power=power, balance=balance)
 
 
 @protection
-def gnmax() -> Protection:
+def gnmax(*, threshold: float = 0.0, test: float = 3.0, smooth: bool = True) -> Protection:
     """Hide every client: the server counts votes with Gaussian noise (GNMax, Papernot et al., arXiv:1802.08908).
 
-    The bound holds whatever the votes are; the smaller one that depends on them is itself private and not reported.
+    With a ``threshold`` in (0, 1], rows are told only where the largest count is, with noise ``test`` times as large,
+    at least that share of all clients; the student does not learn the others (Confident GNMax). The bound holds
+    whatever the votes are, as if every row were tested and told. The smaller one that depends on them is itself
+    private: with ``smooth = False``, where a row is told by its own votes alone as in the paper, it is left to the
+    server's owner in ``privacy_private.json``, and nowhere else.
     """
-    return Protection("votes", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL)
+    if not 0 <= threshold <= 1:
+        raise SpecError(f"protection 'gnmax': 'threshold' must be in [0, 1], got {threshold}.")
+    _inside("gnmax", "test", test, 0, math.inf)
+    return Protection(
+        "votes", Unit.CLIENT, Neighbors.ZERO_OUT, *_CENTRAL, threshold=threshold, test=test, smooth=bool(smooth)
+    )
+
+
+@protection
+def local(*, labels: int = 2, classes: int = 10) -> Protection:
+    """Hide all that a client holds, from the server too: it says a class of few rows, and often another one.
+
+    k-ary randomized response (Warner, 1965; in PrivateKT, Qi et al., 2023): of the rows asked in a round a client
+    answers ``labels``, dealt in turn by a public shuffle, keeps the class of its model with odds e^epsilon_0 against
+    any other of the ``classes``, and the server corrects shares for that. epsilon_0 follows from ``epsilon`` over all
+    labels and rounds, so few labels that are mostly true are worth more than many that are mostly not.
+    """
+    _inside("local", "labels", labels, 0, math.inf)
+    _inside("local", "classes", classes, 1, math.inf)
+    return Protection("answers", Unit.CLIENT, Neighbors.REPLACE_ONE, *_LOCAL, labels=int(labels), classes=int(classes))
+
+
+@protection
+def local_gaussian() -> Protection:
+    """Add Gaussian noise to a client's soft labels, on the client: a control that shows what it costs, not for use.
+
+    All labels of a round are one vector that may become any other, sqrt(2 rows) away, and the noise on each single
+    number is that times as large: with 400 rows and epsilon 8 a standard deviation of 17, on numbers from 0 to 1.
+    """
+    return Protection("labels", Unit.CLIENT, Neighbors.REPLACE_ONE, *_LOCAL)
 
 
 @protection
@@ -146,8 +196,10 @@ def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "strict
     )
 
 
-ON_DEVICE = ("training", "shares")
+ON_DEVICE = ("training", "answers", "labels", "shares")
 """Where noise is added by a client itself, so that its own ledger knows of it."""
+SAID = ("training", "answers", "labels")
+"""Of these, where an answer says what it cost, and the server takes none that cost too much."""
 DROPOUTS = ("strict", "robust")
 
 
@@ -156,90 +208,32 @@ _CENTRAL = (
     ("the server is trusted and its operating system's entropy is sound", "a client answers at most once a round"),
     ("whether a client takes part", "the time of messages", "other runs of the same clients"),
 )
+_LOCAL = (
+    "anyone who sees all that a client sends, the server and other clients included",
+    ("a client's own device and its operating system's entropy are trusted",),
+    (
+        "whether a client takes part, and which rows it was to answer",
+        "the time of messages; other runs on the same data, where no ledger is kept",
+    ),
+)
 
 
-TRAINABLE = ("linear", "cnn", "lenet", "mlp", "torchvision")
-"""Learners that can learn by DP-SGD. What a user's own ``module:function`` returns is seen when it is made."""
-MIXING = ("resnet", "wide_resnet", "resnext", "densenet", "efficientnet", "mobilenet", "mnasnet", "regnet",
-          "shufflenet", "googlenet", "inception")  # fmt: skip
-"""Families of torchvision that have BatchNorm, as have all whose name ends in ``_bn``."""
-READS_ANSWERS = ("uniform", "confidence", "entropy")
-"""Expertise that reads a client's soft labels and nothing else of its data."""
-SMALLEST = 3
-"""The fewest clients in a sum: of two, each would know what the other has added."""
-OF_ALL = ("none", "teacher", "student")
-"""Feedback that is made of the noisy sum and of nothing else."""
-
-
-def contradictions(config: Config) -> list[str]:
-    """Return what in ``config`` does not go with its protection, a line each."""
+def check_classes(config: Config, classes: int) -> None:
+    """Raise :class:`ConfigError` if the budget was computed for another number of classes than data has."""
     chosen = protection_of(config)
-    if chosen.place == "nowhere":
-        return [f"epsilon: {config.epsilon:g} needs a protection, as in protect = 'dp_sgd'"] if config.epsilon else []
-    found = []
-    if not config.epsilon:
-        found.append(f"epsilon: protect = {config.protect!r} needs a budget above 0, as in epsilon = 3.0")
-    if config.keys != "samples":
-        found.append(f"keys: {config.keys!r} are about private samples; protect = {config.protect!r} needs 'samples'")
-    if config.attack != "none":
-        found.append("attack: a guarantee is about honest clients; set attack = 'none' or protect = 'none'")
-    if config.evidence != "none":
-        found.append(f"evidence: {config.evidence!r} reads private data beside the model; set evidence = 'none'")
-    weighs = parse(config.expertise)[0]
-    if chosen.place == "training":
-        if weighs not in (*READS_ANSWERS, "private_sketch"):
-            known = ", ".join((*READS_ANSWERS, "private_sketch"))
-            found.append(f"expertise: {weighs!r} reads private data, which dp_sgd does not cover; use one of {known}")
-        if not config.local_epochs:
-            found.append("local_epochs: 0 learns nothing; dp_sgd needs at least 1")
-        for spec in split(config.learner, ","):
-            found += _untrainable(spec)
-        return found
-    if form(config.release).coding:
-        coding = ", ".join(sorted(form(config.release).coding))
-        found.append(f"release: {coding} makes sizes and checkpoints tell of single ballots; leave it out")
-    if config.late:
-        found.append("late: a client that answers late may be counted twice in a round; set late = false")
-    if chosen.place == "shares":
-        least = least_of(config)
-        if least < SMALLEST:
-            found.append(f"least: a sum of {least} clients says too much of each; {SMALLEST} are needed at the least")
-        if form(config.broadcast).coding & {"delta"}:
-            found.append("broadcast: in a masked round all are told the same; leave 'delta' out")
-    if weighs != "uniform":
-        found.append(f"expertise: protect = {config.protect!r} counts every client alike; set expertise = 'uniform'")
-    if config.aggregate != "mean":
-        found.append(f"aggregate: protect = {config.protect!r} has its own sum; leave it at 'mean'")
-    if config.defend != "none":
-        found.append(f"defend: {config.defend!r} reads single ballots beside the noisy sum; set defend = 'none'")
-    if parse(config.feedback)[0] not in OF_ALL:
-        found.append(f"feedback: {config.feedback!r} is made of single ballots; use one of {', '.join(OF_ALL)}")
-    if config.labels != "none":
-        found.append(f"labels: {config.labels!r} reads single ballots beside the noisy sum; set labels = 'none'")
-    if config.record:
-        found.append("record: keeps every ballot as it came, without noise; set record = false")
-    return found
-
-
-def _untrainable(spec: str) -> list[str]:
-    """Return why a learner cannot learn by DP-SGD, as far as its name tells."""
-    if ":" in spec.partition("(")[0]:
-        return []
-    name, options = parse(spec)
-    if name not in TRAINABLE:
-        return [f"learner: {name!r} cannot learn by DP-SGD; use one of {', '.join(TRAINABLE)}"]
-    network = str(options.get("name", "resnet18"))
-    if name == "torchvision" and (network.startswith(MIXING) or network.endswith("_bn")):
-        return [f"learner: {network!r} has BatchNorm, which mixes examples; use one without, such as 'squeezenet1_1'"]
-    return []
+    if chosen.place == "answers" and chosen.classes != classes:
+        raise ConfigError(
+            f"protect: {config.protect!r} is for {chosen.classes} classes, and data has {classes}; "
+            f"write local(classes={classes})"
+        )
 
 
 @dataclass(frozen=True)
 class Spending:
     """What a run will do to the private data of one unit: what comes ``once``, and what comes in every ``round``.
 
-    ``noise_multiplier`` is that of the mechanism which was fitted to the budget; ``steps`` are those of DP-SGD in a
-    round.
+    ``noise_multiplier`` is that of the mechanism which was fitted to the budget, of randomized response 1 / epsilon_0;
+    ``steps`` are those of DP-SGD in a round.
     """
 
     protection: Protection
@@ -303,29 +297,38 @@ def spending(config: Config) -> Spending:
         config.delta,
         config.rounds,
         steps_in_a_round(config.local_epochs, protection_of(config).rate),
-        _sketch(config.expertise),
+        _sketch(config.expertise) if protection_of(config).place == "training" else (),
         least_of(config),
     )
 
 
 def demand(config: Config, event: Event, who: str) -> None:
-    """Raise :class:`PrivacyError` if a client of ``dp_sgd`` has done in a round what the budget does not cover.
+    """Raise :class:`PrivacyError` if a client that adds noise itself has done in a round what no budget covers.
 
-    It may do less: take fewer steps, or none in a round that it had to begin again.
+    It may do less: take fewer steps, say fewer classes, or nothing in a round that it had to begin again.
     """
-    if protection_of(config).place != "training" or isinstance(event, NoOp):
+    if protection_of(config).place not in SAID or isinstance(event, NoOp):
         return
     (most,) = spending(config).round
-    covered = (
-        isinstance(event, SampledGaussian)
-        and isinstance(most, SampledGaussian)
-        and event.rate <= most.rate
-        and event.noise_multiplier >= most.noise_multiplier * (1 - 1e-9)
-        and event.count <= most.count
-        and not event.fixed
-    )
-    if not covered:
+    if not _covered(event, most):
         raise PrivacyError(f"{who} answered with {event}, which the budget does not cover; expected {most}")
+
+
+def _covered(event: Event, most: Event) -> bool:
+    """Say whether ``event`` is ``most``, with as much noise or more and as often or less."""
+    match event, most:
+        case SampledGaussian(), SampledGaussian():
+            return event.rate <= most.rate and not event.fixed and _no_more(event, most)
+        case Gaussian(), Gaussian():
+            return _no_more(event, most)
+        case RandomizedResponse(), RandomizedResponse():
+            true = event.epsilon <= most.epsilon * (1 + 1e-9)
+            return true and event.classes == most.classes and event.count <= most.count
+    return False
+
+
+def _no_more(event: Gaussian | SampledGaussian, most: Gaussian | SampledGaussian) -> bool:
+    return event.noise_multiplier >= most.noise_multiplier * (1 - 1e-9) and event.count <= most.count
 
 
 @lru_cache(maxsize=8)
@@ -334,13 +337,25 @@ def _planned(
 ) -> Spending:
     chosen: Protection = protection.build(spec)()
 
-    def once(noise: float, times: int) -> Event:
-        if chosen.place == "training":
-            return SampledGaussian(chosen.rate, noise, max(1, steps * times))
-        return distributed_event(noise, least, times) if chosen.place == "shares" else Gaussian(noise, times)
+    def times(rounds: int, noise: float) -> tuple[Event, ...]:
+        return _events(chosen, noise, steps=steps, rounds=rounds, least=least)
 
-    noise = noise_multiplier(epsilon, delta, lambda noise: [*before, once(noise, rounds)])
-    return Spending(chosen, before, (once(noise, 1),), noise, steps)
+    noise = noise_multiplier(epsilon, delta, lambda noise: [*before, *times(rounds, noise)])
+    return Spending(chosen, before, times(1, noise), noise, steps)
+
+
+def _events(chosen: Protection, noise: float, *, steps: int, rounds: int, least: int) -> tuple[Event, ...]:
+    """Return what ``rounds`` rounds do to one unit, each kind of it counted together."""
+    match chosen.place:
+        case "training":
+            return (SampledGaussian(chosen.rate, noise, max(1, steps * rounds)),)
+        case "answers":
+            return (RandomizedResponse(chosen.classes, 1 / noise, chosen.labels * rounds),)
+        case "shares":
+            return (distributed_event(noise, least, rounds),)
+        case "votes" if chosen.threshold:
+            return (Gaussian(noise, rounds), Gaussian(chosen.test * noise, rounds))
+    return (Gaussian(noise, rounds),)
 
 
 def _sketch(expertise: str) -> tuple[Event, ...]:

@@ -6,6 +6,7 @@ client before they meet, so the order and the timing of arrivals decide nothing.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,16 +26,18 @@ from fedkd.defense import outlier_scores, vet
 from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
 from fedkd.expertise.space import space
 from fedkd.feedback import Back, Outcome, feedback
-from fedkd.files import load_arrays, save_arrays
+from fedkd.files import load_arrays, save_arrays, write_atomic
 from fedkd.labeled import Gems, labels
 from fedkd.learner import Learner
 from fedkd.lesson import study
 from fedkd.masked_round import Sum, gather
 from fedkd.memory import Memory, Pool
-from fedkd.privacy.client_level import denoise, protected
+from fedkd.privacy.client_level import denoise
 from fedkd.privacy.distributed import mean_of
+from fedkd.privacy.ensemble import teacher_of
 from fedkd.privacy.noise import entropy_of
-from fedkd.protect import demand, protection_of, scale_of_round, spending
+from fedkd.privacy.votes import private_note
+from fedkd.protect import check_classes, demand, protection_of, scale_of_round
 from fedkd.random import generator
 from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
@@ -48,6 +51,8 @@ Observer = Callable[[str, Mapping[str, Any]], None]
 
 SMOOTH = 256
 """Principal components of the transfer set in which noisy labels are smoothed."""
+OWNER = "privacy_private.json"
+"""What the server's owner alone may know of a run's privacy, beside its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Loop:
         observe: Observer = lambda event, facts: None,
     ) -> None:
         """Set up round 1; with ``config.resume`` and a checkpoint, the round after it. ``ballots`` keeps answers."""
+        check_classes(config, classes)
         self.config, self.transfer, self.classes, self.student = config, transfer, classes, student
         self.evaluation = evaluation or Evaluation()
         self.public_labels = public_labels
@@ -327,20 +333,24 @@ class Loop:
         return sharp.astype(np.float32, copy=False), trust
 
     def _protected(self, releases: Sequence[Release], rows: Array) -> Array:
-        """Return the teacher (n, C) of one noisy sum; all that follows is post-processing."""
-        budget = spending(self.config)
-        noisy = protected(
-            releases,
-            space(self.transfer, SMOOTH)[0][rows],
-            classes=self.classes,
-            noise_multiplier=budget.noise_multiplier,
-            clip=budget.protection.clip,
-            clients=self.config.clients,
-            votes=budget.protection.place == "votes",
-            entropy=entropy_of(self.config.noise, self.config.seed, "server", "round", self.state.round + 1),
-        )
-        sharp: Array = sharpener.build(self.config.sharpen)(noisy)
+        """Return the teacher (n, C) of ballots that are noisy, or of their noisy sum; the rest is post-processing."""
+        round_, features = self.state.round + 1, space(self.transfer, SMOOTH)[0][rows]
+        entropy = entropy_of(self.config.noise, self.config.seed, "server", "round", round_)
+        noisy = teacher_of(self.config, releases, features, self.classes, entropy)
+        self._tell_owner(round_, noisy.cost)
+        sharp: Array = sharpener.build(self.config.sharpen)(noisy.teacher)
         return sharp.astype(np.float32, copy=False)
+
+    def _tell_owner(self, round_: int, cost: Array | None) -> None:
+        """Keep what the votes really cost where only the server's owner looks: the number is private itself."""
+        if cost is None or self.checkpoint is None:
+            return
+        path, rounds = self.checkpoint.with_name(OWNER), dict[str, Sequence[float]]()
+        if round_ > 1 and path.exists():
+            rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+        rounds = {r: costs for r, costs in rounds.items() if int(r) < round_} | {str(round_): cost.tolist()}
+        write_atomic(path, json.dumps(private_note(rounds, self.config.delta)).encode())
+        path.chmod(0o600)
 
     def _gather(self, exchange: Exchange, query: Query) -> Sum:
         """Return the sum of the clients' ballots, none of which is seen on its own."""

@@ -436,6 +436,24 @@ def test_every_mechanism_of_a_private_client_is_audited(monkeypatch):
     assert [finding.claimed for finding in findings] == pytest.approx([13.2067, 13.2067, 0.5], abs=1e-3)
 
 
+CLIENTS = {"epsilon": 3.0, "expertise": "uniform", "evidence": "none", "record": False, "late": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "mechanisms", "trials"),
+    [
+        ({"protect": "local"}, ["randomized answer"], 2500),
+        ({"protect": "local_gaussian"}, ["noisy soft labels"], 250),
+        ({"protect": "gnmax(threshold=0.5, smooth=False)"}, ["noisy sum of votes", "test of the largest count"], 250),
+        ({"protect": "central", "expertise": "density"}, ["noisy sum of weighted ballots"], 250),
+    ],
+)
+def test_every_mechanism_for_clients_passes_and_its_planted_error_is_found(given, mechanisms, trials):
+    findings = audits.audit_config(Config(**{**CLIENTS, **given}), trials=trials, entropy=entropy(5))
+    assert [finding.mechanism for finding in findings] == mechanisms
+    assert [finding.verdict for finding in findings] == ["PASS"] * len(mechanisms)
+
+
 @pytest.fixture
 def recorded(tmp_path):
     """A run of three clients on the digits whose ballots name the classes that they hold."""

@@ -368,6 +368,53 @@ def test_a_device_with_a_budget_answers_under_no_weaker_protection(tmp_path, cha
         answer(mine, frame(ask()), PRIVATE.model_copy(update=change))
 
 
+LOCAL = PRIVATE.model_copy(update={"protect": "local(labels=5, classes=3)", "release": "argmax"})
+
+
+def test_a_client_says_few_randomized_classes_and_charges_for_them_first(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger", state=tmp_path / "state.safetensors")
+    first = answer(mine, frame(ask()), LOCAL)
+    _, release = decode_release(first.frame, ask())
+    assert release.event == spending(LOCAL).round[0]
+    assert (release.w > 0).sum() == 5 and release.p[release.w > 0].max(axis=1).tolist() == [1.0] * 5
+    assert answer(mine, frame(ask()), LOCAL) == first  # a retry: the same bytes, no second coin is thrown
+    with open_purse(tmp_path / "ledger", LOCAL, _fingerprint(mine)) as ledger:
+        assert [e for e in ledger.spent() if e != NoOp()] == list(planned(LOCAL))
+    with pytest.raises(BudgetExhausted):
+        answer(replace(mine, run="another", state=None), frame(ask()), LOCAL)
+
+
+def test_a_round_whose_randomized_answer_was_lost_is_answered_by_silence(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger")
+    answer(mine, frame(ask()), LOCAL)
+    _, again = decode_release(answer(mine, frame(ask()), LOCAL).frame, ask())
+    assert again.event == NoOp() and not again.w.any()
+
+
+def test_which_rows_a_client_answers_depends_on_nothing_it_holds(tmp_path):
+    held = [site(), replace(site(), x=site().x[:3], y=site().y[:3])]
+    rows = [decode_release(answer(mine, frame(ask()), LOCAL).frame, ask())[1].w > 0 for mine in held]
+    assert np.array_equal(*rows)
+    other = decode_release(answer(replace(site(), key=1), frame(ask()), LOCAL).frame, ask())[1].w > 0
+    assert not (rows[0] & other).any()
+
+
+def test_soft_labels_with_noise_of_their_own_say_what_they_cost(tmp_path):
+    config = PRIVATE.model_copy(update={"protect": "local_gaussian"})
+    mine = replace(site(), ledger=tmp_path / "ledger")
+    _, release = decode_release(answer(mine, frame(ask()), config).frame, ask())
+    assert release.event == spending(config).round[0] and release.w.all()
+    _, again = decode_release(answer(mine, frame(ask()), config).frame, ask())
+    assert not again.w.any()
+
+
+def test_a_budget_for_another_number_of_classes_is_refused_before_anything_is_charged(tmp_path):
+    mine = replace(site(), ledger=tmp_path / "ledger")
+    with pytest.raises(ConfigError, match="is for 10 classes"):
+        answer(mine, frame(ask()), LOCAL.model_copy(update={"protect": "local"}))
+    assert not (tmp_path / "ledger").exists()
+
+
 def test_a_sketch_is_drawn_once_however_often_the_server_asks(tmp_path):
     config = PRIVATE.model_copy(update={"expertise": "private_sketch(sigma=5.0)", "release": "float32"})
     mine = replace(site(), ledger=tmp_path / "ledger", state=tmp_path / "state.safetensors")

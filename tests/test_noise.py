@@ -76,7 +76,7 @@ def test_a_float_is_never_rounded_to_less_noise(sigma_squared):
 
 
 def test_uniform_numbers_below_a_bound_are_uniform_and_wide_ones_too():
-    small = noise._below(60_000, 3, seeded(4))
+    small = noise.below(60_000, 3, seeded(4))
     assert np.bincount(small) / 60_000 == pytest.approx(np.full(3, 1 / 3), abs=0.01)
     wide = noise._wide_below(4000, 3 * 2**70, seeded(5))
     assert all(0 <= one < 3 * 2**70 for one in wide)

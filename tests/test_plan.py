@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from test_strategy import HereGrid
 
-from fedkd.config import resolve
+from fedkd.config import Config, resolve
 from fedkd.dataset import load, on_disk
 from fedkd.errors import ConfigError, DataError, SpecError
 from fedkd.flower.strategy import FederatedDistillation
@@ -234,3 +234,23 @@ def test_a_linear_model_is_counted_as_it_is_once_it_has_seen_the_transfer_set():
     model = make_learner("linear(dimensions=20)", shape=(1, 8, 8), classes=10, training=Training(), seed=0)
     model.see(x)
     assert parameters("linear(dimensions=20)", (1, 8, 8), 10) == model.parameters == 210
+
+
+@pytest.mark.parametrize(
+    ("protect", "words"),
+    [
+        ("local", ["epsilon 4", "a label, kept with a chance of 0.8", "2 labels of a client, 0.04 a row"]),
+        ("local_gaussian", ["a control, not for use", "noise of sd 17", "6 on the mean of all clients"]),
+        ("gnmax(threshold=0.5)", ["noise multiplier 0.63", "rows are told above 0.5 of the votes"]),
+        ("central", ["noise multiplier 0.6", "sd 1.4 on each mean label before smoothing"]),
+    ],
+)
+def test_a_plan_says_how_wrong_private_labels_will_be(protect, words):
+    given = {"evidence": "none", "expertise": "uniform", "late": False, "record": False, "rounds": 1, "student": "none"}
+    (line,) = [
+        line
+        for line in plan(Config(**given, protect=protect, epsilon=8.0, clients=8)).sentences()
+        if line.startswith(f"{protect}:")
+    ]
+    for part in words:
+        assert part in line

@@ -1,6 +1,7 @@
 """How privacy is had: what goes together, what a run costs before it starts, and what it may say afterwards."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 from fedkd.config import Config
 from fedkd.errors import ConfigError, PrivacyError, SpecError
-from fedkd.events import Gaussian, NonPrivate, NoOp, SampledGaussian
+from fedkd.events import Gaussian, NonPrivate, NoOp, RandomizedResponse, SampledGaussian
+from fedkd.privacy import responses
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.report import files_of, rounded_up, spent_in, statement
-from fedkd.protect import demand, doubtful_delta, protection, protection_of, spending, steps_in_a_round
+from fedkd.protect import check_classes, demand, doubtful_delta, protection, protection_of, spending, steps_in_a_round
 
 DP_SGD = {"protect": "dp_sgd", "epsilon": 3.0, "learner": "linear", "expertise": "uniform", "evidence": "none"}
 CENTRAL = {
@@ -22,6 +24,8 @@ CENTRAL = {
     "record": False,
     "late": False,
 }
+VOTES = {**CENTRAL, "protect": "gnmax"}
+LOCAL = {"protect": "local(classes=10)", "epsilon": 3.0, "expertise": "uniform"}
 
 
 def read(**given):
@@ -45,7 +49,14 @@ def read(**given):
         ({**DP_SGD, "protect": "dp_sgd(rate=0.0)"}, "'rate' must be above 0 and at most 1, got 0.0"),
         ({**DP_SGD, "protect": "dp_sdg"}, "unknown protection 'dp_sdg'. Did you mean 'dp_sgd'?"),
         ({**DP_SGD, "noise": "sytem"}, "noise: must be one of system, seeded, got 'sytem'. Did you mean 'system'?"),
-        ({**CENTRAL, "expertise": "density"}, "expertise: protect = 'central' counts every client alike"),
+        ({**VOTES, "expertise": "density"}, "expertise: protect = 'gnmax' counts every client alike"),
+        ({**LOCAL, "expertise": "density"}, "expertise: protect = 'local(classes=10)' counts every client alike"),
+        ({**LOCAL, "protect": "local_gaussian", "release": "argmax"}, "release: label would cut noisy soft labels"),
+        ({**CENTRAL, "expertise": "density", "release": "float16 | weights"}, "release: levels of weights are longer"),
+        ({**LOCAL, "defend": "budget"}, "defend: 'budget' reads single ballots beside the noisy sum"),
+        ({**LOCAL, "protect": "local(labels=0)"}, "'labels' must be above 0"),
+        ({**CENTRAL, "protect": "central(power=2.0)"}, "'power' must be above 0 and at most 1, got 2.0"),
+        ({**CENTRAL, "protect": "gnmax(threshold=1.5)"}, "'threshold' must be in [0, 1], got 1.5"),
         ({**CENTRAL, "aggregate": "median"}, "aggregate: protect = 'central' has its own sum"),
         ({**CENTRAL, "defend": "budget"}, "defend: 'budget' reads single ballots beside the noisy sum"),
         ({**CENTRAL, "feedback": "clusters"}, "feedback: 'clusters' is made of single ballots"),
@@ -62,7 +73,18 @@ def test_what_does_not_go_together_is_one_line(given, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("given", [DP_SGD, CENTRAL, {**CENTRAL, "protect": "gnmax"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        DP_SGD,
+        CENTRAL,
+        VOTES,
+        {**CENTRAL, "protect": "gnmax(threshold=0.5, test=2.0)"},
+        LOCAL,
+        {**LOCAL, "protect": "local(labels=30, classes=3)"},
+        {**LOCAL, "protect": "local_gaussian"},
+    ],
+)
 @pytest.mark.parametrize("epsilon", [0.5, 3.0])
 def test_the_noise_is_what_the_budget_demands_and_no_more(given, epsilon):
     config = read(**{**given, "epsilon": epsilon, "rounds": 4})
@@ -91,13 +113,53 @@ def test_a_private_sketch_is_paid_once_and_leaves_less_for_training():
     assert sketched.noise_multiplier > plain.noise_multiplier
 
 
+def test_a_threshold_is_paid_as_if_every_row_were_tested_and_told():
+    specs = [{**CENTRAL, "protect": protect} for protect in ("gnmax", "gnmax(threshold=0.5, test=2.0)")]
+    plain, confident = (spending(read(**spec)) for spec in specs)
+    told, tested = confident.round
+    assert tested.noise_multiplier == pytest.approx(2 * told.noise_multiplier)
+    # 1 / z^2 + 1 / (2 z)^2 is what one Gaussian may cost.
+    assert told.noise_multiplier == pytest.approx(plain.noise_multiplier * math.sqrt(1.25), rel=1e-3)
+
+
+def test_few_labels_are_mostly_true_and_many_mostly_not():
+    specs = [{**LOCAL, "protect": f"local(labels={n})", "rounds": 1} for n in (1, 100)]
+    few, many = (1 / spending(read(**spec)).noise_multiplier for spec in specs)
+    assert few == pytest.approx(3.0, rel=1e-3) and many < 0.2
+    (event,) = spending(read(**LOCAL, rounds=3)).round
+    assert event == RandomizedResponse(10, event.epsilon, 2)
+    assert responses.epsilon_of(10, event.epsilon, 6, 1e-5) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_what_a_client_made_its_ballot_of_is_its_own_affair_where_all_of_it_is_hidden():
+    for protect in ("central", "gnmax"):
+        assert read(**{**CENTRAL, "protect": protect, "evidence": "neighbors"}).evidence == "neighbors"
+    assert read(**{**CENTRAL, "expertise": "density"}).expertise == "density"
+    assert read(**{**LOCAL, "evidence": "neighbors", "release": "argmax | range_code", "late": True}).late
+    sketch = spending(read(**{**CENTRAL, "expertise": "private_sketch"}))
+    assert sketch.once == () and sketch.round == spending(read(**CENTRAL)).round
+
+
+def test_who_answers_is_no_secret_where_a_client_adds_the_noise_itself():
+    told = statement(read(**LOCAL), 3)
+    assert (told["unit"], told["neighbors"]) == ("client", "replace_one")
+    assert "can tell whether a client holds its data or any other in at most" in told["attacker"]
+    assert any("whether a client takes part" in line for line in told["not_covered"])
+
+
+def test_a_budget_for_other_classes_is_refused():
+    check_classes(read(**LOCAL), 10)
+    with pytest.raises(ConfigError, match=r"is for 10 classes, and data has 3; write local\(classes=3\)"):
+        check_classes(read(**LOCAL), 3)
+
+
 def test_a_run_without_protection_says_none_and_infinite():
     told = statement(Config(), 3)
     assert told["guarantee"] == "NONE" and told["epsilon"] == "infinite"
     assert "Epsilon is infinite" in files_of(told)["privacy_report.md"]
 
 
-@pytest.mark.parametrize("given", [DP_SGD, CENTRAL])
+@pytest.mark.parametrize("given", [DP_SGD, CENTRAL, {**CENTRAL, "protect": "gnmax(threshold=0.6)"}, LOCAL])
 def test_a_statement_has_everything_that_belongs_to_an_epsilon(given):
     told = statement(read(**given), 3)
     assert 0 < told["epsilon"] <= 3.0 <= told["epsilon_by_rdp"] * 1.01
@@ -161,6 +223,22 @@ def test_the_server_takes_no_answer_that_the_budget_does_not_cover():
     demand(Config(), NonPrivate(), "client 3")
 
 
+def test_the_server_takes_no_label_that_is_too_true():
+    config = read(**LOCAL, rounds=2)
+    (most,) = spending(config).round
+    for less in (most, NoOp(), replace(most, count=1), replace(most, epsilon=most.epsilon / 2)):
+        demand(config, less, "client 3")
+    wrong = (replace(most, epsilon=most.epsilon * 1.001), replace(most, count=3), replace(most, classes=3))
+    for event in (*wrong, NonPrivate(), Gaussian(9.0)):
+        with pytest.raises(PrivacyError, match="which the budget does not cover"):
+            demand(config, event, "client 3")
+    noisy = read(**{**LOCAL, "protect": "local_gaussian"})
+    (most,) = spending(noisy).round
+    demand(noisy, most, "client 3")
+    with pytest.raises(PrivacyError):
+        demand(noisy, Gaussian(most.noise_multiplier / 2), "client 3")
+
+
 def test_a_protected_run_says_nothing_of_clients_that_was_not_accounted_for(tmp_path):
     from fedkd.engine import run_in_process
     from fedkd.report import write_report
@@ -183,6 +261,54 @@ def test_a_protected_run_says_nothing_of_clients_that_was_not_accounted_for(tmp_
         "ledger-1",
         "ledger-2",
     }
+
+
+SCENE = {
+    **CENTRAL, "epsilon": 50.0, "clients": 20, "rounds": 2, "learner": "linear(dimensions=20)", "student": "linear",
+    "partition": "iid", "pooled": False,
+}  # fmt: skip
+
+
+def test_weights_of_density_stay_inside_the_noisy_sum():
+    from simulations.scene import play
+
+    reports = play("expert", **{**SCENE, "expertise": "density", "evidence": "neighbors"})
+    assert reports[-1].metrics["student"] > 0.6
+
+
+def test_randomized_answers_teach_and_say_nothing_else():
+    from simulations.scene import play
+
+    settings = {**SCENE, "protect": "local(labels=20)", "epsilon": 150.0}
+    reports = play("expert", **settings)
+    assert reports[-1].metrics["student"] > 0.5
+    assert reports[-1].metrics["coverage"] == 1.0  # 20 clients, 20 labels each: every one of 400 rows once
+
+
+def test_noise_on_each_clients_soft_labels_destroys_them():
+    from simulations.scene import play
+
+    reports = play("expert", **{**SCENE, "protect": "local_gaussian", "epsilon": 8.0, "rounds": 1, "student": "none"})
+    assert reports[-1].metrics["ensemble"] < 0.5
+
+
+def test_what_votes_really_cost_is_left_to_the_servers_owner_alone(tmp_path):
+    from fedkd.engine import run_in_process
+    from fedkd.report import write_report
+
+    run = tmp_path / "run"
+    given = {**SCENE, "protect": "gnmax(threshold=0.5, smooth=False)", "clients": 6, "epsilon": 20.0}
+    config = read(**given, output=str(run))
+    result = run_in_process(config, workers=1)
+    note = json.loads((run / "privacy_private.json").read_text(encoding="utf-8"))
+    assert set(note["rounds"]) == {"1", "2"} and "itself private" in note["PRIVATE"]
+    assert 0 < note["data_dependent_epsilon"] < result.summary["privacy"]["epsilon_by_rdp"]
+    assert 19.9 < result.summary["privacy"]["epsilon"] <= 20.0
+    number = str(note["data_dependent_epsilon"])[:8]
+    told = [path for path in run.iterdir() if path.is_file() and path.name != "privacy_private.json"]
+    told.append(write_report(run))
+    assert not any(number.encode() in path.read_bytes() for path in told)
+    assert (run / "privacy_private.json").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("protect", ["central(clip=0.3)", "gnmax"])

@@ -14,9 +14,11 @@ import numpy as np
 from fedkd.errors import PrivacyError
 from fedkd.events import NonPrivate
 from fedkd.expertise.sketch import Fourier, noisy_sketch
-from fedkd.privacy.client_level import protected
+from fedkd.privacy.client_level import blurred, noisy_weights, protected, weighted_share
 from fedkd.privacy.distributed import contribution, scale_of
 from fedkd.privacy.noise import Entropy, SeededEntropy
+from fedkd.privacy.responses import randomized
+from fedkd.privacy.votes import noisy, tally
 from fedkd.random import generator
 from fedkd.records import Release
 from fedkd.softlabels import Array, one_hot
@@ -55,7 +57,6 @@ def mean(
     noise_multiplier: float,
     *,
     clip: float = 1.0,
-    votes: bool = False,
     rows: int = 8,
     classes: int = 3,
     others: int = 10,
@@ -63,13 +64,12 @@ def mean(
     """Return the noisy mean of ballots, smoothed as the server does, where one client answers or is silent.
 
     The client is certain of one class in every row, which no ballot can exceed. Others say the same, so that smoothing
-    keeps it; there are many silent ones, so that no entry is near 0, where it would be cut. ``votes`` are soft labels
-    that are certain, before the class of the largest sum is taken, which is post-processing.
+    keeps it; there are many silent ones, so that no entry is near 0, where it would be cut. Votes that are smoothed are
+    soft labels that are certain; that the class of the largest sum is taken then is post-processing.
     """
-    certain = one_hot(np.zeros(rows, np.int64), classes)
-    ballot = Release(certain, np.ones(rows, np.float32), NonPrivate())
+    ballot = _certain(rows, classes)
 
-    def noisy(present: bool, entropy: Entropy) -> Array:
+    def noisy_mean(present: bool, entropy: Entropy) -> Array:
         return protected(
             [ballot] * (others + present),
             np.zeros((rows, 1), np.float32),
@@ -77,11 +77,80 @@ def mean(
             noise_multiplier=noise_multiplier,
             clip=clip,
             clients=100 * others,
-            votes=False,
             entropy=entropy,
         )
 
-    return projected(noisy, lambda present: (certain - 1 / classes) * (others + present))
+    return projected(noisy_mean, lambda present: (ballot.p - 1 / classes) * (others + present))
+
+
+def weights(
+    noise_multiplier: float,
+    *,
+    power: float,
+    balance: float,
+    rows: int = 8,
+    classes: int = 3,
+    others: int = 10,
+) -> Statistic:
+    """Return the noisy sum of weighted ballots and weights, which all else is made of; one client answers or not."""
+    ballot = _certain(rows, classes)
+    alone = weighted_share(ballot.p, ballot.w, clip=1.0, bits=20, power=power, balance=balance)
+
+    def noisy_sum(present: bool, entropy: Entropy) -> Array:
+        ballots = [ballot] * (others + present)
+        return noisy_weights(
+            ballots,
+            rows,
+            classes=classes,
+            noise_multiplier=noise_multiplier,
+            power=power,
+            balance=balance,
+            entropy=entropy,
+        )[0]
+
+    return projected(noisy_sum, lambda present: alone * (others + present))
+
+
+def votes(noise_multiplier: float, *, rows: int = 8, classes: int = 3, others: int = 10) -> Statistic:
+    """Return the noisy counts of votes where one client votes or is silent, as far as they tell classes apart.
+
+    What all classes of a row have in common moves no largest count, so it is not looked at.
+    """
+    ballot = _certain(rows, classes)
+    sigma = noise_multiplier * np.sqrt(rows * (1 - 1 / classes))
+
+    def counted(present: bool, entropy: Entropy) -> Array:
+        return noisy(tally([ballot] * (others + present), rows, classes), sigma, entropy)
+
+    return projected(counted, lambda present: (ballot.p - 1 / classes) * (others + present))
+
+
+def largest(noise_multiplier: float, *, rows: int = 8, classes: int = 3, others: int = 10) -> Statistic:
+    """Return the noisy largest counts that a threshold is compared with, where one client votes or is silent."""
+    ballot = _certain(rows, classes)
+
+    def clean(present: bool) -> Array:
+        return np.asarray(tally([ballot] * (others + present), rows, classes).max(axis=1))
+
+    return projected(lambda present, entropy: noisy(clean(present), noise_multiplier * np.sqrt(rows), entropy), clean)
+
+
+def answers(epsilon: float, *, classes: int = 3) -> Statistic:
+    """Return what one randomized answer tells of two classes: 1 for the one, -1 for the other, 0 for neither."""
+
+    def release(present: bool, entropy: Entropy) -> float:
+        (said,) = randomized(np.array([0 if present else 1]), classes, epsilon, entropy)
+        return float(said == 0) - float(said == 1)
+
+    return release
+
+
+def labels(noise_multiplier: float, *, rows: int = 8, classes: int = 3) -> Statistic:
+    """Return one client's soft labels with noise of its own, where it is certain of one class or of another."""
+    either = [one_hot(np.full(rows, c, np.int64), classes) for c in (1, 0)]
+    return projected(
+        lambda present, entropy: blurred(either[present], noise_multiplier, entropy), lambda present: either[present]
+    )
 
 
 def shares(
@@ -138,6 +207,10 @@ def _examples(dimensions: int, classes: int) -> tuple[Array, Array, Array, Array
     stranger[0, -1] = STRANGER
     y = np.arange(5) % classes
     return x, y, np.concatenate([x, stranger]), np.append(y, 0)
+
+
+def _certain(rows: int, classes: int) -> Release:
+    return Release(one_hot(np.zeros(rows, np.int64), classes), np.ones(rows, np.float32), NonPrivate())
 
 
 def _quiet() -> Entropy:

@@ -158,14 +158,14 @@ def _square_over(y: Array, scale: int, minus: int, b: int) -> tuple[Array, Array
 
 def _discrete_laplace(count: int, t: int, entropy: Entropy) -> Array:
     """Return at most ``count`` integers, n with probability proportional to exp(-|n| / t)."""
-    u = _below(count, t, entropy)
+    u = below(count, t, entropy)
     u = u[_flip_exp(u, t, entropy)]
     v, going = np.zeros(len(u), np.int64), np.arange(len(u))
     while len(going):
         going = going[_flip_exp(np.ones(len(going), np.int64), 1, entropy)]
         v[going] += 1
     x = u + v * t
-    negative = _below(len(x), 2, entropy) == 1
+    negative = below(len(x), 2, entropy) == 1
     return np.asarray(np.where(negative, -x, x)[(x != 0) | ~negative])  # else zero would come twice
 
 
@@ -177,16 +177,16 @@ def _flip_exp(numerator: Array, denominator: int, entropy: Entropy) -> Array:
     odd = np.ones(len(numerator), bool)
     going, place = np.arange(len(numerator)), 1
     while len(going):
-        true = _below(len(going), denominator, entropy) < numerator[going]
+        true = below(len(going), denominator, entropy) < numerator[going]
         if place > 1:
-            true &= _below(len(going), place, entropy) == 0
+            true &= below(len(going), place, entropy) == 0
         going = going[true.astype(bool)]
         odd[going] = ~odd[going]
         place += 1
     return odd
 
 
-def _below(count: int, bound: int, entropy: Entropy) -> Array:
+def below(count: int, bound: int, entropy: Entropy) -> Array:
     """Return uniform whole numbers (count,) in 0..bound - 1: int64, or Python's own where ``bound`` is wide."""
     if bound >= 2**62:
         return _wide_below(count, bound, entropy)

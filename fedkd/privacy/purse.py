@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError
-from fedkd.events import DistributedGaussian, Event, NoOp, SampledGaussian
+from fedkd.events import DistributedGaussian, Event, Gaussian, NoOp, RandomizedResponse, SampledGaussian
 from fedkd.privacy.accountant import Filter, spent
 from fedkd.privacy.chain import Head
 from fedkd.privacy.ledger import Budget, Ledger
@@ -24,7 +24,9 @@ def planned(config: Config) -> tuple[Event, ...]:
     """Return all that the rounds of ``config`` will do to one client's data, settled before the first of them."""
     budget = spending(config)
     whole = [
-        replace(e, count=e.count * config.rounds) if isinstance(e, SampledGaussian | DistributedGaussian) else e
+        replace(e, count=e.count * config.rounds)
+        if isinstance(e, SampledGaussian | DistributedGaussian | Gaussian | RandomizedResponse)
+        else e
         for e in budget.round
     ]
     return (*budget.once, *whole)
@@ -76,7 +78,7 @@ def open_purse(
 
 @dataclass(frozen=True)
 class Charge:
-    """A round that was charged: whether its training may be done, and whether the sketch may be drawn in it.
+    """A round that was charged: whether it ``trains`` (may spend what it is for), and may draw the sketch.
 
     ``commit`` makes its answer known to the ledger, ``head`` is where that stood: a state that knows it will notice if
     the ledger is put back.
@@ -96,7 +98,8 @@ def guarded(config: Config) -> None:
     """Raise :class:`ConfigError` unless a device whose owner has set a budget may answer ``config`` at all."""
     if protection_of(config).place not in ON_DEVICE or config.noise != "system":
         raise ConfigError(
-            "this device answers only under its owner's budget: the run needs protect = 'dp_sgd' or 'distributed' and "
+            "this device answers only under its owner's budget: the run needs protect = 'dp_sgd', 'local' or "
+            "'distributed' and "
             f"noise = 'system', got protect = {config.protect!r} and noise = {config.noise!r}"
         )
 

@@ -56,7 +56,7 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
         "assumptions": list(chosen.assumptions),
         "not_covered": [*chosen.open, *([REFERENCE] if config.pooled else [])],
         "warnings": doubtful_delta(config),
-        "attacker": words.sentence(words.advantage(events), chosen.unit),
+        "attacker": words.sentence(words.advantage(events), chosen.unit, chosen.neighbors),
         "why": "",
     }
     told["why"] = f"Against {chosen.adversary}. {told['attacker']} Not covered: {'; '.join(chosen.open)}."

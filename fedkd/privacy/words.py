@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedkd.errors import ConfigError
-from fedkd.events import Event, Unit, valid
+from fedkd.events import Event, Neighbors, Unit, valid
 from fedkd.privacy import gaussian, pld, rdp
 
 EPSILONS = tuple(float(e) for e in np.arange(321) / 20)
@@ -55,9 +55,11 @@ def bounded(epsilon: float, delta: float, *, false_alarms: float = 0.01) -> Atta
     return _against_curve([(epsilon, delta)], false_alarms)
 
 
-def sentence(attack: Attack, unit: Unit = Unit.EXAMPLE) -> str:
+def sentence(attack: Attack, unit: Unit = Unit.EXAMPLE, neighbors: Neighbors = Neighbors.ADD_REMOVE) -> str:
     """Say it to a person whose data this is."""
     who = "an example took part" if unit is Unit.EXAMPLE else "a client's ballots were counted"
+    if unit is Unit.CLIENT and neighbors is Neighbors.REPLACE_ONE:
+        who = "a client holds its data or any other"
     those = "examples" if unit is Unit.EXAMPLE else "clients"
     if attack.accuracy >= 0.9995:
         return f"There is no bound worth the name on telling whether {who}."
