@@ -13,9 +13,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedkd import svg
+from fedkd.axes import log_ticks, nice_ticks
+from fedkd.svg import WIDTH, num
 from fedkd.units import number, percent, points, seconds, short
 
-WIDTH = 400.0  # units of the viewBox: 330 px on a phone, about 500 on a desktop
 GLYPH_WIDTH = 6.8  # units per letter at the largest font size the style sheet uses (12 units, on phones)
 COLORS = 8
 STATUSES = ("answered", "late", "silent", "failed")  # from best to worst
@@ -52,44 +54,6 @@ class Pair:
     after: float | None
 
 
-def thin(count: int, most: int) -> list[int]:
-    """Return at most ``most`` indices below ``count``, evenly spread, first and last always among them."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-
-
-def nice_ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -> list[float]:
-    """Return round values (multiples of 1, 2 or 5 times a power of ten) within ``[low, high]``."""
-    if not high > low:
-        return [low]
-    step = 10.0 ** math.floor(math.log10((high - low) / most))
-    while True:
-        for factor in (1, 2, 5):
-            wide = max(1.0, factor * step) if whole else factor * step
-            first, last = math.ceil(low / wide - 1e-9), math.floor(high / wide + 1e-9)
-            if last - first + 1 <= most:
-                return [round(i * wide, 12) for i in range(first, last + 1)]
-        step *= 10
-
-
-def log_ticks(low: float, high: float, *, most: int = 5, first: float = math.inf) -> list[float]:
-    """Return round values within ``[low, high]`` for a logarithmic axis: 1-2-5 if they fit, else powers of ten.
-
-    Where the least of them is above ``first``, the next one below goes before them.
-    """
-    decades = range(math.floor(math.log10(low)) - 6, math.ceil(math.log10(high)) + 1)
-    for factors, every in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3), ((1,), 6)):
-        values = [f * 10.0**d for d in decades if d % every == 0 for f in factors]
-        ticks = [t for t in values if low <= t <= high]
-        if len(ticks) <= most:
-            break
-    if len(ticks) < 2:  # less than a factor of about two: as good as linear
-        ticks = [t for t in nice_ticks(low, high, most=most) if t > 0]
-        values = [t for t in nice_ticks(2 * low - high, high, most=2 * most) if t > 0]
-    return [max((t for t in values if t <= first), default=first), *ticks] if ticks and ticks[0] > first else ticks
-
-
 def legend(items: Sequence[tuple[str, str]]) -> str:
     """Return an HTML legend of ``(swatch, text)``; a swatch comes from :func:`swatch` and is not escaped."""
     entries = "".join(f"<li>{mark}{html.escape(text)}</li>" for mark, text in items)
@@ -109,7 +73,7 @@ def swatch(kind: str, color: int | str = 1, dash: int = 0) -> str:
     }
     if kind == "status":
         box = f'<rect class="st-{color}" x="5" y="0" width="12" height="12" rx="2"/>'
-        picture = f'{box}<path class="glyph g-{color}" d="{_glyph(str(color), 11, 6, 3)}"/>'
+        picture = f'{box}<path class="glyph g-{color}" d="{svg.glyph(str(color), 11, 6, 3)}"/>'
     else:
         picture = inner[kind]
     return f'<svg class="swatch" viewBox="0 0 22 12" aria-hidden="true">{picture}</svg>'
@@ -166,32 +130,32 @@ def line_chart(
     def at_y(y: float) -> float:
         return top + (y_high - y) / (y_high - y_low) * (height - top - bottom)
 
-    out = [_text(0, 11, y_label, "axis")]
+    out = [svg.text(0, 11, y_label, "axis")]
     for tick in y_ticks:
-        out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - right)}"))
-        out.append(_text(left - 6, at_y(tick) + 4, _bare(y_format(tick)), "tick end"))
+        out.append(svg.path("rule", f"M{num(left)} {num(at_y(tick))}H{num(WIDTH - right)}"))
+        out.append(svg.text(left - 6, at_y(tick) + 4, svg.bare(y_format(tick)), "tick end"))
     floor = height - bottom
-    out.append(_path("axis-line", f"M{_n(left)} {_n(floor)}H{_n(WIDTH - right)}"))
+    out.append(svg.path("axis-line", f"M{num(left)} {num(floor)}H{num(WIDTH - right)}"))
     for tick, anchor in _fitting([(at_x(t), x_format(t)) for t in ticks]):
-        out.append(_path("axis-line", f"M{_n(tick)} {_n(floor)}v4"))
-        out.append(_text(tick, floor + 16, anchor, "tick mid"))
-    out.append(_text((left + WIDTH - right) / 2, height - 6, x_label, "axis mid"))
+        out.append(svg.path("axis-line", f"M{num(tick)} {num(floor)}v4"))
+        out.append(svg.text(tick, floor + 16, anchor, "tick mid"))
+    out.append(svg.text((left + WIDTH - right) / 2, height - 6, x_label, "axis mid"))
 
     if band is not None:
         out += _band(spread, band.color, at_x, at_y)
     if mark is not None:
         x, middle = at_x(mark[0]), (left + WIDTH - right) / 2
         side, shift = ("end", -5) if x > middle else ("", 5)
-        out.append(_path("mark", f"M{_n(x)} {_n(top)}V{_n(floor)}"))
-        out.append(_text(x + shift, floor - 7, mark[1], f"halo {side}"))
+        out.append(svg.path("mark", f"M{num(x)} {num(top)}V{num(floor)}"))
+        out.append(svg.text(x + shift, floor - 7, mark[1], f"halo {side}"))
     dots = max(len(line.points) for line in lines) <= 30
     for line in reversed(lines):  # the first line is the one that matters: it is drawn last, on top
         out += _line(line, at_x, at_y, dots, lambda x, y: f"{x_format(x)}: {y_format(y)}")
     if labeled:
         ends = [(at_y(y), y_format(y), a.color) for a in lines for y in [_last(a.points)] if y is not None]
         for y, text, color in _apart(ends, 12, top, floor):
-            out.append(_text(WIDTH - right + 6, y + 4, text, f"value s{color}"))
-    return _svg(height, title, out)
+            out.append(svg.text(WIDTH - right + 6, y + 4, text, f"value s{color}"))
+    return svg.drawing(height, title, out)
 
 
 def dumbbell_chart(
@@ -213,30 +177,30 @@ def dumbbell_chart(
         return left + (x - low) / (high - low) * (WIDTH - left - right)
 
     changed = any(row.before is not None and row.after is not None for row in rows)
-    out = [_text(WIDTH, 11, "points", "axis end")] if changed else []
+    out = [svg.text(WIDTH, 11, "points", "axis end")] if changed else []
     for x, text in _fitting([(at(t), percent(t)) for t in nice_ticks(low, high, most=6)]):
-        out.append(_path("rule", f"M{_n(x)} {_n(top)}V{_n(floor)}"))
-        out.append(_text(x, floor + 16, _bare(text), "tick mid"))
-    out.append(_text((left + WIDTH - right) / 2, height - 6, x_label, "axis mid"))
+        out.append(svg.path("rule", f"M{num(x)} {num(top)}V{num(floor)}"))
+        out.append(svg.text(x, floor + 16, svg.bare(text), "tick mid"))
+    out.append(svg.text((left + WIDTH - right) / 2, height - 6, x_label, "axis mid"))
     if reference is not None:
         x = at(reference[0])
         side = "end" if x > (left + WIDTH - right) / 2 else ""
-        out.append(_path("mark", f"M{_n(x)} {_n(top - 8)}V{_n(floor)}"))
-        out.append(_text(x + (-5 if side else 5), 14, reference[1], f"halo {side}"))
+        out.append(svg.path("mark", f"M{num(x)} {num(top - 8)}V{num(floor)}"))
+        out.append(svg.text(x + (-5 if side else 5), 14, reference[1], f"halo {side}"))
     for i, row in enumerate(rows):
         y = top + pitch * (i + 0.5)
-        out.append(_text(left - 10, y + 4, short(row.name, 16), "tick end"))
+        out.append(svg.text(left - 10, y + 4, short(row.name, 16), "tick end"))
         tip = f"{row.name}: {' to '.join(percent(v) for v in (row.before, row.after) if v is not None)}"
         if row.before is not None and row.after is not None:
             gain = points(row.after - row.before)
             way = "up" if gain[0] == "+" else "down" if gain[0] == "−" else "level"
-            out.append(_path(f"joint {way}", f"M{_n(at(row.before))} {_n(y)}H{_n(at(row.after))}"))
-            out.append(_text(WIDTH, y + 4, gain, f"value end {way}"))
+            out.append(svg.path(f"joint {way}", f"M{num(at(row.before))} {num(y)}H{num(at(row.after))}"))
+            out.append(svg.text(WIDTH, y + 4, gain, f"value end {way}"))
         if row.before is not None:
-            out.append(_circle("ring s3", at(row.before), y, 4, tip))
+            out.append(svg.circle("ring s3", at(row.before), y, 4, tip))
         if row.after is not None:
-            out.append(_circle("fill s1", at(row.after), y, 4.5, tip))
-    return _svg(height, title, out)
+            out.append(svg.circle("fill s1", at(row.after), y, 4.5, tip))
+    return svg.drawing(height, title, out)
 
 
 def grid_chart(
@@ -266,21 +230,21 @@ def grid_chart(
             if kind is None:
                 continue
             x, y = left + c * wide, top + r * tall
-            paths.setdefault(kind, []).append(_box(x, y, wide, tall))
+            paths.setdefault(kind, []).append(svg.box(x, y, wide, tall))
             if glyphs and kind.removeprefix("st-") in STATUSES:
                 status = kind.removeprefix("st-")
                 radius = 0.27 * min(wide, tall)
-                signs.setdefault(status, []).append(_glyph(status, x + wide / 2, y + tall / 2, radius))
-    out = [_text(0, 11, y_label, "axis")]
-    out += [_path(kind, "".join(paths[kind])) for kind in sorted(paths)]
-    out += [_path(f"glyph g-{status}", "".join(signs[status])) for status in sorted(signs)]
+                signs.setdefault(status, []).append(svg.glyph(status, x + wide / 2, y + tall / 2, radius))
+    out = [svg.text(0, 11, y_label, "axis")]
+    out += [svg.path(kind, "".join(paths[kind])) for kind in sorted(paths)]
+    out += [svg.path(f"glyph g-{status}", "".join(signs[status])) for status in sorted(signs)]
     for r, name in enumerate(rows):
-        out.append(_text(left - 6, top + (r + 0.5) * tall + 4, short(name, 12), "tick end"))
+        out.append(svg.text(left - 6, top + (r + 0.5) * tall + 4, short(name, 12), "tick end"))
     for x, name in _fitting([(left + (c + 0.5) * wide, name) for c, name in enumerate(columns)]):
-        out.append(_text(x, floor + 14, name, "tick mid"))
+        out.append(svg.text(x, floor + 14, name, "tick mid"))
     middle = left + wide * len(columns) / 2
-    out.append(_text(max(middle, 3.4 * len(x_label)), floor + 32, x_label, "axis mid"))
-    return _svg(floor + 38, title, out)
+    out.append(svg.text(max(middle, 3.4 * len(x_label)), floor + 32, x_label, "axis mid"))
+    return svg.drawing(floor + 38, title, out)
 
 
 def reliability_chart(curves: Sequence[tuple[str, Sequence[tuple[float, float, float]], int]], *, title: str) -> str:
@@ -298,23 +262,23 @@ def reliability_chart(curves: Sequence[tuple[str, Sequence[tuple[float, float, f
     def at_y(y: float) -> float:
         return floor - y * side
 
-    out = [_text(0, 11, "accuracy", "axis")]
+    out = [svg.text(0, 11, "accuracy", "axis")]
     for i in range(6):
         tick = i / 5
-        out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - 14)}"))
-        out.append(_text(left - 6, at_y(tick) + 4, f"{100 * tick:.0f}%", "tick end"))
-        out.append(_text(at_x(tick), floor + 16, f"{100 * tick:.0f}%", "tick mid"))
-    out.append(_text((left + WIDTH - 14) / 2, height - 6, "confidence", "axis mid"))
-    out.append(_path("reference", f"M{_n(left)} {_n(floor)}L{_n(at_x(1))} {_n(top)}"))
-    out.append(_text(at_x(0.04), at_y(0.93), "too modest", "hint"))
-    out.append(_text(at_x(0.96), at_y(0.05), "too confident", "hint end"))
+        out.append(svg.path("rule", f"M{num(left)} {num(at_y(tick))}H{num(WIDTH - 14)}"))
+        out.append(svg.text(left - 6, at_y(tick) + 4, f"{100 * tick:.0f}%", "tick end"))
+        out.append(svg.text(at_x(tick), floor + 16, f"{100 * tick:.0f}%", "tick mid"))
+    out.append(svg.text((left + WIDTH - 14) / 2, height - 6, "confidence", "axis mid"))
+    out.append(svg.path("reference", f"M{num(left)} {num(floor)}L{num(at_x(1))} {num(top)}"))
+    out.append(svg.text(at_x(0.04), at_y(0.93), "too modest", "hint"))
+    out.append(svg.text(at_x(0.96), at_y(0.05), "too confident", "hint end"))
     for name, bins, color in reversed(drawn):
-        d = "L".join(f"{_n(at_x(c))} {_n(at_y(a))}" for c, a, _ in bins)
-        out.append(_path(f"line thin s{color} d{0 if color == 1 else 1}", "M" + d))
+        d = "L".join(f"{num(at_x(c))} {num(at_y(a))}" for c, a, _ in bins)
+        out.append(svg.path(f"line thin s{color} d{0 if color == 1 else 1}", "M" + d))
         for c, a, count in bins:
             tip = f"{name}: confidence {percent(c)}, accuracy {percent(a)}, {count:.0f} samples"
-            out.append(_circle(f"dot s{color}", at_x(c), at_y(a), 2.2 + 5.5 * math.sqrt(count / most), tip))
-    return _svg(height, title, out)
+            out.append(svg.circle(f"dot s{color}", at_x(c), at_y(a), 2.2 + 5.5 * math.sqrt(count / most), tip))
+    return svg.drawing(height, title, out)
 
 
 def roc_chart(curves: Sequence[Line], *, low: float, title: str, bound: Line | None = None) -> str:
@@ -337,27 +301,27 @@ def roc_chart(curves: Sequence[Line], *, low: float, title: str, bound: Line | N
     def at_y(y: float) -> float:
         return floor - share(y) * side
 
-    out = [_text(0, 11, "members found", "axis")]
+    out = [svg.text(0, 11, "members found", "axis")]
     for place in range(round(-math.log10(low)) + 1):
         tick = 10.0**-place
-        out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - 20)}"))
-        out.append(_path("rule", f"M{_n(at_x(tick))} {_n(top)}V{_n(floor)}"))
-        out.append(_text(left - 6, at_y(tick) + 4, f"{100 * tick:g}%", "tick end"))
-        out.append(_text(at_x(tick), floor + 16, f"{100 * tick:g}%", "tick mid"))
-    out.append(_text((left + WIDTH - 20) / 2, height - 6, "others wrongly named", "axis mid"))
-    out.append(_path("reference", f"M{_n(left)} {_n(floor)}L{_n(at_x(1))} {_n(top)}"))
+        out.append(svg.path("rule", f"M{num(left)} {num(at_y(tick))}H{num(WIDTH - 20)}"))
+        out.append(svg.path("rule", f"M{num(at_x(tick))} {num(top)}V{num(floor)}"))
+        out.append(svg.text(left - 6, at_y(tick) + 4, f"{100 * tick:g}%", "tick end"))
+        out.append(svg.text(at_x(tick), floor + 16, f"{100 * tick:g}%", "tick mid"))
+    out.append(svg.text((left + WIDTH - 20) / 2, height - 6, "others wrongly named", "axis mid"))
+    out.append(svg.path("reference", f"M{num(left)} {num(floor)}L{num(at_x(1))} {num(top)}"))
     for line in reversed(lines):
         known = [(x, y) for x, y in line.points if y is not None and x >= low * (1 - 1e-9)]
         if known:
-            d = "L".join(f"{_n(at_x(x))} {_n(at_y(y))}" for x, y in known)
-            out.append(_path(f"line s{line.color} d{line.dash}", "M" + d))
+            d = "L".join(f"{num(at_x(x))} {num(at_y(y))}" for x, y in known)
+            out.append(svg.path(f"line s{line.color} d{line.dash}", "M" + d))
     for i, line in enumerate(lines):  # below the diagonal there is nothing else
         y = floor - 12 - 15 * (len(lines) - 1 - i)
         name = short(line.name, 24)
         x = WIDTH - 28 - GLYPH_WIDTH * max(len(short(each.name, 24)) for each in lines)
-        out.append(_path(f"line s{line.color} d{line.dash}", f"M{_n(x - 28)} {_n(y - 4)}H{_n(x - 6)}"))
-        out.append(_text(x, y, name, "halo"))
-    return _svg(height, title, out)
+        out.append(svg.path(f"line s{line.color} d{line.dash}", f"M{num(x - 28)} {num(y - 4)}H{num(x - 6)}"))
+        out.append(svg.text(x, y, name, "halo"))
+    return svg.drawing(height, title, out)
 
 
 def confusion_chart(counts: Sequence[Sequence[float]], names: Sequence[str], *, title: str) -> str:
@@ -381,19 +345,21 @@ def confusion_chart(counts: Sequence[Sequence[float]], names: Sequence[str], *, 
             share = value / total if total else 0.0
             step = math.ceil(10 * (share if r == c else share**0.7) - 1e-9)
             kind = ("hit" if r == c else "miss") + f" o{step}" if value else "empty"
-            paths.setdefault(kind, []).append(_box(x, y, cell, cell))
+            paths.setdefault(kind, []).append(svg.box(x, y, cell, cell))
             if value and cell >= 20:
-                numbers.append(_text(x + cell / 2, y + cell / 2 + 4, f"{value:g}", "cell on" if step > 5 else "cell"))
-    out = [_text(0, 11, "rows: truth, columns: answer of the student", "axis")]
-    out += [_path(kind, "".join(paths[kind])) for kind in sorted(paths)] + numbers
-    out += [_text(left - 6, top + (r + 0.5) * cell + 4, label, "tick end") for r, label in enumerate(labels)]
+                numbers.append(
+                    svg.text(x + cell / 2, y + cell / 2 + 4, f"{value:g}", "cell on" if step > 5 else "cell")
+                )
+    out = [svg.text(0, 11, "rows: truth, columns: answer of the student", "axis")]
+    out += [svg.path(kind, "".join(paths[kind])) for kind in sorted(paths)] + numbers
+    out += [svg.text(left - 6, top + (r + 0.5) * cell + 4, label, "tick end") for r, label in enumerate(labels)]
     for c, label in enumerate(labels):
         x, y = left + (c + 0.5) * cell, top - 6
         if slanted:
-            out.append(f'<g transform="translate({_n(x)} {_n(y)}) rotate(-45)">{_text(0, 0, label, "tick")}</g>')
+            out.append(f'<g transform="translate({num(x)} {num(y)}) rotate(-45)">{svg.text(0, 0, label, "tick")}</g>')
         else:
-            out.append(_text(x, y, label, "tick mid"))
-    return _svg(top + cell * classes + 6, title, out)
+            out.append(svg.text(x, y, label, "tick mid"))
+    return svg.drawing(top + cell * classes + 6, title, out)
 
 
 def stacked_chart(
@@ -413,10 +379,10 @@ def stacked_chart(
     def at_y(y: float) -> float:
         return floor - y / (1.04 * tallest) * (floor - top)
 
-    out = [_text(0, 11, y_label, "axis")]
+    out = [svg.text(0, 11, y_label, "axis")]
     for tick in ticks:
-        out.append(_path("rule", f"M{_n(left)} {_n(at_y(tick))}H{_n(WIDTH - 6)}"))
-        out.append(_text(left - 6, at_y(tick) + 4, seconds(tick) if tick else "0", "tick end"))
+        out.append(svg.path("rule", f"M{num(left)} {num(at_y(tick))}H{num(WIDTH - 6)}"))
+        out.append(svg.text(left - 6, at_y(tick) + 4, seconds(tick) if tick else "0", "tick end"))
     for i, (name, values) in enumerate(columns):
         x, base = left + (i + 0.5) * pitch - wide / 2, 0.0
         for k, value in enumerate(values):
@@ -424,60 +390,14 @@ def stacked_chart(
                 continue
             tall = at_y(base) - at_y(base + value)
             tip = html.escape(f"{x_label} {name}, {parts[k]}: {seconds(value)}")
-            box = f'x="{_n(x)}" y="{_n(at_y(base + value))}" width="{_n(wide)}" height="{_n(max(tall, 0.3))}"'
+            box = f'x="{num(x)}" y="{num(at_y(base + value))}" width="{num(wide)}" height="{num(max(tall, 0.3))}"'
             out.append(f'<rect class="fill s{k % COLORS + 1}" {box}><title>{tip}</title></rect>')
             base += value
-    out.append(_path("axis-line", f"M{_n(left)} {_n(floor)}H{_n(WIDTH - 6)}"))
+    out.append(svg.path("axis-line", f"M{num(left)} {num(floor)}H{num(WIDTH - 6)}"))
     for x, name in _fitting([(left + (i + 0.5) * pitch, name) for i, (name, _) in enumerate(columns)]):
-        out.append(_text(x, floor + 16, name, "tick mid"))
-    out.append(_text((left + WIDTH - 6) / 2, height - 6, x_label, "axis mid"))
-    return _svg(height, title, out)
-
-
-def _bare(tick: str) -> str:
-    """A tick of a whole percentage needs no decimal."""
-    return tick.replace(".0%", "%")
-
-
-def _n(value: float) -> str:
-    """A coordinate in as few letters as a tenth of a unit needs."""
-    text = f"{value:.1f}".removesuffix(".0")
-    return "0" if text == "-0" else text
-
-
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    label = html.escape(title)
-    return f'<svg viewBox="0 0 {_n(WIDTH)} {_n(height)}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-def _text(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text class="{kind.strip()}" x="{_n(x)}" y="{_n(y)}">{html.escape(text)}</text>'
-
-
-def _path(kind: str, d: str) -> str:
-    return f'<path class="{kind}" d="{d}"/>'
-
-
-def _box(x: float, y: float, wide: float, tall: float) -> str:
-    """The path of a cell, with a gap of one unit to its neighbors."""
-    return f"M{_n(x + 0.5)} {_n(y + 0.5)}h{_n(wide - 1)}v{_n(tall - 1)}h-{_n(wide - 1)}z"
-
-
-def _circle(kind: str, x: float, y: float, r: float, tip: str = "") -> str:
-    hint = f"<title>{html.escape(tip)}</title>" if tip else ""
-    return f'<circle class="{kind}" cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}">{hint}</circle>'
-
-
-def _glyph(status: str, x: float, y: float, r: float) -> str:
-    """The sign of a status around (x, y): a tick, a slash, a bar or a cross."""
-    a, b = _n(x - r), _n(y - r)
-    span = _n(2 * r)
-    return {
-        "answered": f"M{a} {_n(y)}l{_n(0.7 * r)} {_n(0.8 * r)} {_n(1.3 * r)}-{_n(1.6 * r)}",
-        "late": f"M{a} {_n(y + r)}l{span}-{span}",
-        "silent": f"M{a} {_n(y)}h{span}",
-        "failed": f"M{a} {b}l{span} {span}M{a} {_n(y + r)}l{span}-{span}",
-    }[status]
+        out.append(svg.text(x, floor + 16, name, "tick mid"))
+    out.append(svg.text((left + WIDTH - 6) / 2, height - 6, x_label, "axis mid"))
+    return svg.drawing(height, title, out)
 
 
 def _padded(low: float, high: float, limits: tuple[float, float], span: float) -> tuple[float, float]:
@@ -526,12 +446,14 @@ def _line(line: Line, at_x: Scale, at_y: Scale, dots: bool, tip: Callable[[float
     out = []
     for run in runs:
         if len(run) > 1:
-            d = "L".join(f"{_n(at_x(x))} {_n(at_y(y))}" for x, y in run)
-            out.append(_path(f"line {kind}", f"M{d}"))
+            d = "L".join(f"{num(at_x(x))} {num(at_y(y))}" for x, y in run)
+            out.append(svg.path(f"line {kind}", f"M{d}"))
         if dots or len(run) == 1:
-            out += [_circle(f"dot s{line.color}", at_x(x), at_y(y), 3.8, f"{line.name}, {tip(x, y)}") for x, y in run]
+            out += [
+                svg.circle(f"dot s{line.color}", at_x(x), at_y(y), 3.8, f"{line.name}, {tip(x, y)}") for x, y in run
+            ]
         elif run:  # the end of a long line, so that one sees where it stops
-            out.append(_circle(f"dot s{line.color}", at_x(run[-1][0]), at_y(run[-1][1]), 3.8))
+            out.append(svg.circle(f"dot s{line.color}", at_x(run[-1][0]), at_y(run[-1][1]), 3.8))
     return out
 
 
@@ -548,10 +470,10 @@ def _band(
     for run in runs:
         if len(run) == 1:  # one round has no area: a bar stands for it
             x, low, high = run[0]
-            box = f'x="{_n(at_x(x) - 7)}" y="{_n(at_y(high))}" width="14" height="{_n(at_y(low) - at_y(high))}"'
+            box = f'x="{num(at_x(x) - 7)}" y="{num(at_y(high))}" width="14" height="{num(at_y(low) - at_y(high))}"'
             out.append(f'<rect class="band s{color}" {box}/>')
         elif run:
-            there = [f"{_n(at_x(x))} {_n(at_y(high))}" for x, _, high in run]
-            back = [f"{_n(at_x(x))} {_n(at_y(low))}" for x, low, _ in reversed(run)]
-            out.append(_path(f"band s{color}", f"M{'L'.join(there + back)}z"))
+            there = [f"{num(at_x(x))} {num(at_y(high))}" for x, _, high in run]
+            back = [f"{num(at_x(x))} {num(at_y(low))}" for x, low, _ in reversed(run)]
+            out.append(svg.path(f"band s{color}", f"M{'L'.join(there + back)}z"))
     return out

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedkd import charts
+from fedkd.axes import thin
 from fedkd.charts import COLORS, Line
 from fedkd.errors import FedkdError
 from fedkd.journal import Run, part, read_run, real, total
@@ -187,7 +188,7 @@ class Comparison:
         rows = [
             [line.name, form(x), percent(y)]
             for line in lines
-            for x, y in (line.points[i] for i in charts.thin(len(line.points), 20))
+            for x, y in (line.points[i] for i in thin(len(line.points), 20))
         ]
         head = ["run", "moved so far" if id == "bytes" else "round", "student"]
         data = DataTable("Data table", head, rows, "At most 20 points of each run, evenly spread.")

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedkd.collect import Observer
 from fedkd.config import Config, mixed
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.preflight import check_data, check_models
 from fedkd.protect import protection_of
-from fedkd.rounds import Observer
 from fedkd.rundir import RunDirectory
 
 ENGINES = ("inprocess", "flower")

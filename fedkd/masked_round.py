@@ -22,7 +22,7 @@ from fedkd.secagg.client import Rules
 from fedkd.softlabels import Array
 
 if TYPE_CHECKING:
-    from fedkd.rounds import Exchange, Observer, Reply
+    from fedkd.collect import Exchange, Observer, Reply
 
 T = TypeVar("T")
 

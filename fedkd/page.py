@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from fedkd import charts
+from fedkd.axes import thin
 from fedkd.charts import Line, swatch
 from fedkd.report_template import CSS
 
@@ -79,14 +80,14 @@ def data_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "Data table", what: str = "rows"
 ) -> DataTable:
     """Return a table of at most ``ROWS`` rows, evenly spread."""
-    kept = [rows[i] for i in charts.thin(len(rows), ROWS)]
+    kept = [rows[i] for i in thin(len(rows), ROWS)]
     note = f"Shown: {len(kept)} of {len(rows)} {what}, evenly spread." if len(kept) < len(rows) else ""
     return DataTable(title, head, kept, note, frozenset(i for i, name in enumerate(head) if i and name in WORDS))
 
 
 def thinned(line: Sequence[T]) -> list[T]:
     """Return at most ``POINTS`` points of a line, evenly spread."""
-    return [line[i] for i in charts.thin(len(line), POINTS)]
+    return [line[i] for i in thin(len(line), POINTS)]
 
 
 def line_legend(lines: Sequence[Line]) -> list[tuple[str, str]]:

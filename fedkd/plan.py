@@ -16,13 +16,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedkd import dataset, transfer
-from fedkd.client import Answer, spec_of
+from fedkd.client import Answer
 from fedkd.codec import Known, encode_query, encode_release, remember, remember_feedback
 from fedkd.config import Config, mixed
 from fedkd.errors import DataError
 from fedkd.expertise import GATES, STATIC
+from fedkd.fedavg import FedAvg, fedavg
 from fedkd.flower.messages import answer_content, query_content, size_of
-from fedkd.learner import LEAST, check_shape, learner
+from fedkd.learner import check_shape
 from fedkd.memory import Memory, Pool
 from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
@@ -34,7 +35,6 @@ from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
 from fedkd.release import form, prepare
-from fedkd.scoreboard import ALONE
 from fedkd.secagg.sizes import conversation
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array, normalize
@@ -87,18 +87,6 @@ class Sent:
     up_frame: int
     down: int
     down_frame: int
-
-
-@dataclass(frozen=True)
-class FedAvg:
-    """What averaging weights would send each way per client and round, float32; None where it is not known.
-
-    ``of`` names the architecture; ``why`` says why FedAvg cannot run in this federation, or is not known.
-    """
-
-    each_way: int | None
-    of: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,50 +250,6 @@ def turn(ours: Sequence[int], theirs: int, start: int = 0) -> tuple[bool, int | 
     return first, None
 
 
-def fedavg(config: Config, shape: tuple[int, ...], classes: int) -> FedAvg:
-    """Return what FedAvg would send with the clients' architecture; with the student's where they have several."""
-    specs = sorted({spec_of(config, k) for k in range(config.clients)})
-    if config.clients == 1:
-        why = ALONE
-    elif len(specs) == 1:
-        count = parameters(specs[0], shape, classes)
-        if count is None:
-            return FedAvg(None, specs[0], f"how many parameters {specs[0]} has, only torch can tell")
-        if count:
-            return FedAvg(4 * count, specs[0])
-        why = f"{specs[0]} is refitted in each round, not averaged"
-    else:
-        why = f"{len(specs)} different architectures"
-    count = parameters(config.student, shape, classes) if config.student != "none" else 0
-    return FedAvg(4 * count if count else None, config.student if count else "", why)
-
-
-def parameters(spec: str, shape: tuple[int, ...], classes: int) -> int | None:
-    """Return how many numbers FedAvg would send of a learner: 0 if none, None if that takes more than arithmetic.
-
-    Counts weights and biases of the networks in :mod:`fedkd.models` without importing torch.
-    """
-    name = spec.partition(":")[0].partition("(")[0].strip()
-    if name not in learner.names() or name == "torchvision":
-        return None
-    built = learner.build(spec)
-    given = {p.name: p.default for p in inspect.signature(built.func).parameters.values()} | built.keywords
-    if name == "mlp":
-        return _dense([math.prod(shape), *[given["hidden"]] * given.get("layers", 1), classes])
-    if name == "linear":
-        return int((given["dimensions"] + 1) * classes)
-    if name not in ("cnn", "lenet"):
-        return 0
-    if len(shape) != 3 or min(shape[1:]) < LEAST[name]:
-        return None
-    if name == "lenet":
-        flat = 20 * math.prod(((side - 4) // 2 - 4) // 2 for side in shape[1:])
-        return (25 * shape[0] + 1) * 10 + (25 * 10 + 1) * 20 + _dense([flat, 50, classes])
-    width = given["width"]
-    flat = 2 * width * math.prod(side // 4 for side in shape[1:])
-    return int((9 * shape[0] + 1) * width + (9 * width + 1) * 2 * width + _dense([flat, given["hidden"], classes]))
-
-
 class _Dummies:
     """Soft labels (M, C) and weights (M,) of a client that no model has made, and the frames that they would fill."""
 
@@ -434,11 +378,6 @@ def _masked(query: Query, question: bytes, clients: int, back: int | None, *, ro
 
 def _carried(config: Config) -> bool:
     return config.data == "digits" and transfer.is_cut(config.transfer)
-
-
-def _dense(widths: Sequence[int]) -> int:
-    """Return weights and biases of dense layers between ``widths``."""
-    return sum((before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
 
 
 def _row(sent: Sequence[Sent], clients: int, *, every: bool = False) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from fedkd.collect import Collected, Exchange, Observer, Reply
 from fedkd.config import Config, Resolved, resolve
 from fedkd.errors import CheckpointError, ConfigError, QuorumError
 from fedkd.federation import Federation, federation
@@ -25,7 +26,7 @@ from fedkd.learner import Learner, set_threads
 from fedkd.recording import Recorded, load_round, path_of
 from fedkd.records import Query, RoundReport, Teacher
 from fedkd.registry import parse
-from fedkd.rounds import Collected, Evaluation, Exchange, Loop, Observer, Reply
+from fedkd.rounds import Evaluation, Loop
 from fedkd.rundir import REPLAY, RunDirectory, next_run
 from fedkd.scoreboard import build_student, summarize
 from fedkd.select import Selection

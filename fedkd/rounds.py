@@ -7,23 +7,20 @@ client before they meet, so the order and the timing of arrivals decide nothing.
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from fedkd import metrics
 from fedkd.aggregation import aggregator, in_chunks, stack
-from fedkd.audience import EVERYONE, Audience
 from fedkd.clock import Clock
-from fedkd.codec import IN_FULL, Known, decode_release, encode_query, peek, remember
+from fedkd.collect import Collected, Collector, Exchange, Observer, by_number
 from fedkd.config import Config
 from fedkd.defense import outlier_scores, vet
-from fedkd.errors import CheckpointError, CodecError, ConfigError, FedkdError, QuorumError
+from fedkd.errors import CheckpointError, ConfigError, FedkdError
 from fedkd.expertise.space import space
 from fedkd.feedback import Back, Outcome, feedback
 from fedkd.files import load_arrays, save_arrays, write_atomic
@@ -37,68 +34,20 @@ from fedkd.privacy.distributed import mean_of
 from fedkd.privacy.ensemble import teacher_of
 from fedkd.privacy.noise import entropy_of
 from fedkd.privacy.votes import private_note
-from fedkd.protect import check_classes, demand, protection_of, scale_of_round
+from fedkd.protect import check_classes, protection_of, scale_of_round
 from fedkd.random import generator
 from fedkd.recording import save_round
 from fedkd.records import Query, Release, RoundReport, Teacher, TransferSet
-from fedkd.release import form, prepare
+from fedkd.release import prepare
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array
 from fedkd.state import State
 from fedkd.teacher import sharpener
 
-Observer = Callable[[str, Mapping[str, Any]], None]
-
 SMOOTH = 256
 """Principal components of the transfer set in which noisy labels are smoothed."""
 OWNER = "privacy_private.json"
 """What the server's owner alone may know of a run's privacy, beside its checkpoint."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back from one client: a frame, or the reason why there is none.
-
-    ``client`` is who it says it is, ``asked_as`` the name under which it was asked: its node's, until it has answered.
-    """
-
-    round: int
-    client: str
-    frame: bytes | None
-    error: str | None
-    accuracy: float | None
-    bytes_up: int
-    latency: float
-    asked_as: str
-
-
-class Exchange(Protocol):
-    """The network as the loop sees it."""
-
-    def ask(
-        self, round_: int, frame: bytes, personal: Mapping[str, bytes], acknowledged: Mapping[str, int]
-    ) -> Mapping[str, int]:
-        """Send every client present its ``personal`` frame, or else ``frame``; return bytes sent, by client.
-
-        ``acknowledged`` is the round of a client's last release that is here, for those whose deltas start from it.
-        """
-        ...
-
-    def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
-        """Send one client another frame, since it could not read its last one; return bytes sent."""
-        ...
-
-    def tell(self, round_: int, personal: Mapping[str, bytes]) -> Mapping[str, int]:
-        """Send those clients that have a ``personal`` frame and are present theirs; return bytes sent, by client."""
-        ...
-
-    def open(self, round_: int) -> int:
-        """Return how many answers of ``round_`` are still outstanding."""
-        ...
-
-    def poll(self, timeout: float) -> list[Reply]:
-        """Return answers of any round that have arrived; block for at most ``timeout`` seconds if there are none."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +56,6 @@ class Evaluation:
 
     test: tuple[Array, Array] | None = None
     truth: Array | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Collected:
-    """The answers of a round: releases on its rows by client, and a row of the report for everyone asked."""
-
-    releases: dict[int, Release]
-    clients: dict[str, dict[str, Any]]
-    latency: dict[str, float]
 
 
 class Loop:
@@ -145,12 +85,7 @@ class Loop:
         self.checkpoint, self.ballots, self.observe = checkpoint, ballots, observe
         self.rows = classes if config.keys == "classes" else len(transfer)
         self.state = State(memory=Memory.empty(self.rows, classes))
-        self._late: dict[int, tuple[Query, Release]] = {}
-        self._late_bytes: dict[str, int] = {}
-        self._queries: dict[int, tuple[Query, Mapping[int, Query]]] = {}
-        self._leaning: set[str] = set()
-        self._proofs: set[tuple[int, int]] = set()
-        self._refused: set[int] = set()
+        self.collector = Collector(config, self.rows, observe)
         if config.resume and checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
 
@@ -170,7 +105,7 @@ class Loop:
         chosen = protection_of(config)
         if chosen.place == "shares":
             gathered = self._gather(exchange, query)
-            collected = Collected({}, dict(sorted(gathered.clients.items(), key=_by_number)), gathered.latency)
+            collected = Collected({}, dict(sorted(gathered.clients.items(), key=by_number)), gathered.latency)
         else:
             collected = self._collect(exchange, query, self._ask(exchange, query))
         clock.lap("clients")
@@ -212,9 +147,9 @@ class Loop:
                 teacher=teacher,
                 **({"lesson": studied, "counts": counts, "taught": round_} if counts.any() else self.state.last_lesson),
                 kept=kept,
-                known=self._remember(query, collected),
+                known=self.collector.remembered(query, collected, self.state),
                 trust={**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
-                told=self._told(query),
+                told=self.collector.told(query, self.state),
                 reports=[*self.state.reports, report],
             )
             if self.ballots is not None:
@@ -248,74 +183,10 @@ class Loop:
         return np.asarray(self._answer(np.arange(self.rows)).argmax(axis=1) != self.public_labels)
 
     def _ask(self, exchange: Exchange, query: Query) -> Mapping[str, int]:
-        """Send the query with what goes back: one frame for all, or one for each client with a teacher of its own."""
-        back = self.state.feedback
-        shared = replace(query, feedback=back if isinstance(back, Teacher) else None)
-        teachers = {} if back is None or isinstance(back, Teacher) else back
-        own = {key: replace(query, feedback=teacher) for key, teacher in teachers.items()}
-        self._queries = {r: q for r, q in self._queries.items() if r >= query.round - 1} | {query.round: (shared, own)}
-        whole, personal = self._framed(shared), {str(key): self._framed(mine) for key, mine in own.items()}
-        deltas: dict[str, bytes] = {}
-        for name, told in {EVERYONE: shared, **own}.items():
-            if (audience := self.state.told.get(name)) is not None:
-                way = form(self.config.broadcast)
-                full = personal.get(str(name), whole)
-                deltas |= {str(k): f for k, f in audience.frames(told, way.encoding, way.coding, full).items()}
-        self._leaning, self._proofs, self._refused = set(deltas), set(), set()
-        return exchange.ask(query.round, whole, personal | deltas, self._acknowledged)
+        return self.collector.ask(exchange, query, self.state)
 
-    @property
-    def _acknowledged(self) -> dict[str, int]:
-        return {str(key): known.round for key, known in self.state.known.items()}
-
-    def _framed(self, query: Query) -> bytes:
-        way = form(self.config.broadcast)
-        return encode_query(query, self.rows, way.encoding, coding=way.coding)
-
-    def _ask_again(self, exchange: Exchange, reply: Reply, query: Query, sent: dict[str, int]) -> bool:
-        """Send the query in full if ``reply`` says that its sender lost what our delta leans on; once in a round."""
-        name = reply.asked_as  # whatever it says who it is
-        if reply.round != query.round or name not in self._leaning or IN_FULL not in (reply.error or ""):
-            return False
-        self._leaning.remove(name)
-        self._refused.add(int(name))
-        shared, own = self._queries[query.round]
-        frame = self._framed(own.get(int(name), shared))
-        more = exchange.again(query.round, name, frame, self._acknowledged.get(name, 0))
-        sent[name] = sent.get(name, 0) + more
-        self._late_bytes[name] = self._late_bytes.get(name, 0) + reply.bytes_up
-        return True
-
-    def _told(self, query: Query) -> dict[int, Audience]:
-        """Return what clients have of the feedback, now that this round's has been told and answered."""
-        way, (shared, own) = form(self.config.broadcast), self._queries.get(query.round, (query, {}))
-        if "delta" not in way.coding:
-            return {}
-        told = dict(self.state.told)
-        for name, mine in {EVERYONE: shared, **own}.items():
-            if mine.feedback is not None:
-                told[name] = told.get(name, Audience()).tell(mine, way.encoding, self.rows)
-        told = {name: audience.forget(self._refused) for name, audience in told.items()}
-        heard: dict[tuple[int, int], list[int]] = {}
-        for round_, key in self._proofs:
-            if round_ == query.round or key not in self._refused:
-                heard.setdefault((round_, key if key in self._queries[round_][1] else EVERYONE), []).append(key)
-        for (round_, name), keys in heard.items():
-            shared, own = self._queries[round_]
-            if name in told:
-                told[name] = told[name].hear(keys, own.get(name, shared))
-        return told
-
-    def _remember(self, query: Query, collected: Collected) -> dict[int, Known]:
-        """Return what deltas of the next round start from: the last release of each client that answered in time."""
-        known = dict(self.state.known)
-        if "delta" not in form(self.config.release).coding:
-            return known
-        for key, release in collected.releases.items():
-            if collected.clients.get(str(key), {}).get("status") == "answered":  # in time, that is
-                base = known.get(key) if "delta" in release.coding else None  # in full: its sender may have lost it
-                known[key] = remember(base, release, query, self.rows)
-        return known
+    def _collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
+        return self.collector.collect(exchange, query, sent)
 
     def _ensemble(self, releases: Sequence[Release], rows: Array, trust: Array) -> tuple[Array, Array]:
         """Return the sharpened soft labels (n, C) of the releases, and how far each is trusted after that (K,)."""
@@ -356,7 +227,7 @@ class Loop:
         """Return the sum of the clients' ballots, none of which is seen on its own."""
         back = self.state.feedback
         asked = replace(query, feedback=back if isinstance(back, Teacher) else None)
-        return gather(self.config, exchange, asked, self._framed(asked), self.observe)
+        return gather(self.config, exchange, asked, self.collector.framed(asked), self.observe)
 
     def _unmasked(self, gathered: Sum, rows: Array) -> Array:
         """Return the teacher (n, C) of a sum that was noisy when it got here; all that follows is post-processing."""
@@ -387,102 +258,6 @@ class Loop:
         p = self.rules.targets(says, kept[teacher.indices], teacher.p, y)
         kept[teacher.indices] = self.rules.keep(says, kept[teacher.indices], y)
         return Teacher(p, teacher.indices), kept
-
-    def _collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
-        config = self.config
-        need = max(1, math.ceil(config.quorum * len(sent) - 1e-9))  # 0.07 * 100 is a little more than 7
-        end = time.monotonic() + config.deadline
-        clients: dict[str, dict[str, Any]] = {}
-        releases: dict[int, Release] = {}
-        latency: dict[str, float] = {}
-        met, waiting = False, dict(sent)
-        self.observe("asked", {"round": query.round, "clients": len(sent)})
-        while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
-            for reply in exchange.poll(left):
-                if self._ask_again(exchange, reply, query, waiting):
-                    continue
-                self._take(reply, query, releases, clients)
-                if reply.round == query.round:
-                    latency[reply.client] = reply.latency
-                    if reply.client in clients and reply.asked_as in waiting:
-                        clients[reply.client]["bytes_down"] = waiting.pop(reply.asked_as)
-                    self.observe(
-                        "answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")}
-                    )
-            if not met and len(releases) >= need:
-                met, end = True, min(end, time.monotonic() + config.grace)
-        for name, size in waiting.items():
-            silent = {
-                "status": "silent",
-                "bytes_up": 0,
-                "bytes_down": size,
-                "local": None,
-                "error": "no answer in time",
-            }
-            clients.setdefault(name, silent)
-        for key, (past, release) in sorted(self._late.items()):
-            if key not in releases:
-                releases[key] = _onto(query.indices, past.indices, release)
-                row = clients.setdefault(str(key), {"bytes_up": 0, "bytes_down": 0, "local": None})
-                row |= {"status": "late", "error": None}
-        for name, size in self._late_bytes.items():  # they travelled, whether they count or not
-            clients.setdefault(name, {"status": "silent", "bytes_up": 0, "bytes_down": 0, "local": None, "error": None})
-            clients[name]["bytes_up"] += size
-        self._late, self._late_bytes = {}, {}
-        on_time = sum(row["status"] == "answered" for row in clients.values())
-        heard = any(release.w.any() for release in releases.values()) or not len(query.indices)
-        if on_time < need or not heard:
-            errors = {name: str(row["error"]) for name, row in clients.items() if row.get("error")}
-            why = "".join(f" {line[0].upper()}{line[1:].rstrip('.')}." for line in folded(errors, len(sent))[:3])
-            why = why if on_time < need else " None of their ballots has any weight."
-            within = f" within {config.deadline:g} s" if waiting else ""
-            saved = " Nothing of the rounds before is lost." if query.round > 1 else ""
-            raise QuorumError(
-                f"round {query.round}: {on_time} of {len(sent)} clients answered{within}, "
-                f"{need} needed (quorum = {config.quorum:g}).{why}{saved}"
-            )
-        return Collected(
-            releases, dict(sorted(clients.items(), key=_by_number)), dict(sorted(latency.items(), key=_by_number))
-        )
-
-    def _take(
-        self, reply: Reply, query: Query, releases: dict[int, Release], clients: dict[str, dict[str, Any]]
-    ) -> None:
-        """Count one reply. Whatever is wrong with it costs its sender a row of the report and nobody else anything."""
-        asked = self._queries.get(reply.round)
-        row: dict[str, Any] = {
-            "status": "failed",
-            "bytes_up": reply.bytes_up,
-            "local": reply.accuracy if self.config.protect == "none" else None,
-            "error": reply.error,
-        }
-        try:
-            if reply.frame is None:
-                raise FedkdError(reply.error or "no frame")
-            if asked is None:
-                return  # older than the round before: too late for anything
-            key = peek(reply.frame).client
-            if str(key) != reply.client:
-                raise CodecError(f"answers in the name of client {key}")
-            shared, own = asked
-            answered = own.get(key, shared)
-            _, release = decode_release(reply.frame, answered, known=self.state.known.get(key))
-            demand(self.config, release.event, f"client {key}")
-        except FedkdError as error:
-            row["error"] = str(error)
-            if reply.client.isdecimal():
-                self._refused.add(int(reply.client))
-            if reply.round == query.round:
-                clients.setdefault(reply.client, row)
-            return
-        self._proofs.add((reply.round, key))
-        if reply.round != query.round:
-            self._late_bytes[reply.client] = self._late_bytes.get(reply.client, 0) + reply.bytes_up
-            if self.config.late:
-                self._late[key] = (answered, release)
-        elif key not in releases:  # the first answer counts; a second one is ignored
-            releases[key] = release
-            clients[reply.client] = {**row, "status": "answered", "error": None}
 
     def _studied(self, teacher: Teacher, round_: int) -> tuple[Teacher, Array]:
         """Return what the student is to learn of the teacher, and how much each row counts (n,)."""
@@ -585,33 +360,3 @@ class Loop:
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be ours."""
         return {**self.config.identity(), "fingerprint": self.transfer.fingerprint}
-
-
-def _onto(rows: Array, past: Array, release: Release) -> Release:
-    """Return a late release on the rows asked now; rows that it does not know get weight 0."""
-    if not len(past):  # a round that asked nothing
-        return Release(np.full((len(rows), release.p.shape[1]), np.nan, np.float32), np.zeros(len(rows), np.float32))
-    place = np.minimum(np.searchsorted(past, rows), len(past) - 1)
-    known = past[place] == rows
-    return Release(release.p[place], np.where(known, release.w[place], 0).astype(np.float32), release.event)
-
-
-def folded(errors: Mapping[str, str], asked: int) -> list[str]:
-    """Return one line for each different one of the ``errors`` of clients, the most frequent first.
-
-    >>> folded({"0": "no memory", "2": "no memory", "1": "no disk"}, 4)
-    ['clients 0, 2: no memory', 'client 1: no disk']
-    """
-    who: dict[str, list[str]] = {}
-    for name, error in sorted(errors.items(), key=_by_number):
-        who.setdefault(error.replace(f"of client {name} ", "of this client "), []).append(name)
-    lines = []
-    for error, names in sorted(who.items(), key=lambda item: -len(item[1])):
-        few = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        whose = f"all {asked} clients" if len(names) == asked > 1 else f"client{'s'[: len(names) > 1]} {few}"
-        lines.append(f"{whose}: {error}")
-    return lines
-
-
-def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
-    return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedkd.collect import folded
 from fedkd.config import Config, mixed
 from fedkd.errors import QuorumError
 from fedkd.preflight import liars
 from fedkd.records import RoundReport
-from fedkd.rounds import folded
 from fedkd.units import size
 
 LISTED = 40

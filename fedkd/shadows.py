@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedkd.client import Site, answer, build_learner, spec_of, training_of
+from fedkd.collect import Reply
 from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.federation import Federation
@@ -22,7 +23,7 @@ from fedkd.learner import Learner, make_learner, see_public, set_threads
 from fedkd.random import derive, generator
 from fedkd.recording import load_round, path_of
 from fedkd.records import Teacher
-from fedkd.rounds import Loop, Reply
+from fedkd.rounds import Loop
 from fedkd.scoreboard import build_student
 from fedkd.softlabels import Array
 

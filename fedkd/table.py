@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedkd import charts
+from fedkd.axes import thin
 from fedkd.charts import COLORS, Line
 from fedkd.journal import Run, real, total
 from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
@@ -226,7 +227,7 @@ class Findings:
             [
                 [line.name, form(x), percent(y)]
                 for line in lines
-                for x, y in (line.points[i] for i in charts.thin(len(line.points), 20))
+                for x, y in (line.points[i] for i in thin(len(line.points), 20))
             ],
             "At most 20 points of each variant, evenly spread.",
         )

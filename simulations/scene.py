@@ -13,12 +13,13 @@ from typing import Any
 
 from fedkd.client import Site, answer
 from fedkd.codec import peek
+from fedkd.collect import Reply
 from fedkd.config import Config, resolve
 from fedkd.errors import FedkdError
 from fedkd.federation import federation
 from fedkd.learner import set_threads
 from fedkd.records import RoundReport
-from fedkd.rounds import Evaluation, Loop, Reply
+from fedkd.rounds import Evaluation, Loop
 from fedkd.scoreboard import build_student
 
 

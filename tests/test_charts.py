@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd import charts
+from fedkd import axes, charts
 from fedkd.charts import Band, Line, Pair
 
 accuracy = st.one_of(st.none(), st.floats(0, 1))
@@ -30,22 +30,22 @@ def _pairs(d):
 
 
 def test_thinning_keeps_the_first_and_the_last():
-    assert charts.thin(3, 5) == [0, 1, 2]
-    kept = charts.thin(1000, 7)
+    assert axes.thin(3, 5) == [0, 1, 2]
+    kept = axes.thin(1000, 7)
     assert kept[0] == 0 and kept[-1] == 999 and len(kept) == 7
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
 def test_ticks_are_few_and_lie_within_the_axis(low, width, most):
-    ticks = charts.nice_ticks(low, low + width, most=most)
+    ticks = axes.nice_ticks(low, low + width, most=most)
     assert 1 <= len(ticks) <= most
     assert all(low - 1e-6 * width - 1e-9 <= tick <= low + width * (1 + 1e-6) + 1e-9 for tick in ticks)
 
 
 def test_ticks_of_rounds_are_whole_and_ticks_of_bytes_are_powers():
-    assert charts.nice_ticks(1, 3, whole=True) == [1, 2, 3]
-    assert charts.log_ticks(800, 2e6) == [1e3, 1e4, 1e5, 1e6]
-    assert charts.log_ticks(9e3, 60e3) == [10e3, 20e3, 50e3]
+    assert axes.nice_ticks(1, 3, whole=True) == [1, 2, 3]
+    assert axes.log_ticks(800, 2e6) == [1e3, 1e4, 1e5, 1e6]
+    assert axes.log_ticks(9e3, 60e3) == [10e3, 20e3, 50e3]
 
 
 def test_a_higher_value_is_drawn_higher():
@@ -173,8 +173,8 @@ def test_a_logarithmic_axis_has_a_tick_at_or_before_its_first_point(points):
 
 
 def test_the_tick_before_the_first_is_of_the_same_kind():
-    assert charts.log_ticks(90e3, 2.1e6, first=95e3) == [5e4, 1e5, 2e5, 5e5, 1e6, 2e6]
-    assert charts.log_ticks(800, 2e6, first=900) == [1e2, 1e3, 1e4, 1e5, 1e6]
+    assert axes.log_ticks(90e3, 2.1e6, first=95e3) == [5e4, 1e5, 2e5, 5e5, 1e6, 2e6]
+    assert axes.log_ticks(800, 2e6, first=900) == [1e2, 1e3, 1e4, 1e5, 1e6]
 
 
 def test_a_dumbbell_without_a_before_has_no_column_of_points():

@@ -7,6 +7,7 @@ import pytest
 
 from fedkd.client import Site, answer
 from fedkd.codec import encode_query
+from fedkd.collect import Reply
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError, QuorumError
@@ -25,7 +26,7 @@ from fedkd.privacy.report import files_of, statement
 from fedkd.protect import least_of, rules_of, spending
 from fedkd.random import generator
 from fedkd.records import Query, TransferSet
-from fedkd.rounds import Loop, Reply
+from fedkd.rounds import Loop
 from fedkd.secagg import server
 from simulations.scene import Direct, play
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedkd import events, frames, records
 from fedkd.client import Answer, Site
 from fedkd.codec import decode_query, decode_release, encode_query, encode_release
+from fedkd.collect import Reply
 from fedkd.config import Config
 from fedkd.errors import (
     CheckpointError,
@@ -31,7 +32,7 @@ from fedkd.flower import apps, messages
 from fedkd.frames import peek
 from fedkd.records import Query, Release, Teacher
 from fedkd.release import prepare
-from fedkd.rounds import Loop, Reply
+from fedkd.rounds import Loop
 from fedkd.secagg import letters
 from fedkd.secagg.client import Rules, respond
 from fedkd.shadows import Nearby

@@ -12,9 +12,10 @@ from test_strategy import HereGrid
 from fedkd.config import Config, resolve
 from fedkd.dataset import load, on_disk
 from fedkd.errors import ConfigError, DataError, SpecError
+from fedkd.fedavg import fedavg, parameters
 from fedkd.flower.strategy import FederatedDistillation
 from fedkd.learner import Training, make_learner
-from fedkd.plan import KNOWN, Plan, Sent, Stored, fedavg, measures, parameters, plan, turn
+from fedkd.plan import KNOWN, Plan, Sent, Stored, measures, plan, turn
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["clients=3", "rounds=3", "transfer=split(size=120)", "learner=constant", "student=constant", "pooled=false"]

@@ -9,12 +9,12 @@ from flwr.app import Context, Message, RecordDict
 from rich.console import Console
 
 from fedkd import parts
+from fedkd.collect import folded
 from fedkd.config import Config, resolve
 from fedkd.errors import ConfigError, DataError, QuorumError, SpecError
 from fedkd.flower import apps, grid
 from fedkd.flower.messages import QUERY, read_answer
 from fedkd.preflight import check_attack, check_data, check_models, describe, liars
-from fedkd.rounds import folded
 from fedkd.screen import Screen, changes
 
 SMALL = {"clients": 2, "learner": "constant", "student": "none"}

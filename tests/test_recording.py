@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd import recording
+from fedkd.collect import onto
 from fedkd.errors import CheckpointError
 from fedkd.events import NonPrivate, NoOp
 from fedkd.files import load_arrays, save_arrays
 from fedkd.recording import load_round, path_of, save_round
 from fedkd.records import Query, Release
 from fedkd.release import prepare
-from fedkd.rounds import _onto
 from fedkd.select import Selection
 
 CHAINS = ["float32", "float16", "argmax", *(f"quantize(bits={bits})" for bits in range(1, 9))]
@@ -104,7 +104,7 @@ def test_a_round_that_asked_nothing_comes_back(tmp_path):
 
 @pytest.mark.parametrize("past", [np.array([0, 4, 7]), np.arange(0)])
 def test_a_late_answer_with_rows_that_it_does_not_know_comes_back(tmp_path, past):
-    late = _onto(np.array([1, 4, 5]), past, released("float16", len(past)))
+    late = onto(np.array([1, 4, 5]), past, released("float16", len(past)))
     assert same(load_round(save_round(tmp_path, asked([1, 4, 5]), {0: late})).releases[0], late)
 
 

@@ -6,14 +6,15 @@ import itertools
 import numpy as np
 import pytest
 
-from fedkd import rounds
+from fedkd import collect
 from fedkd.codec import decode_query, encode_release, peek, remember, remember_feedback
+from fedkd.collect import Reply
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, CodecError, ConfigError, QuorumError
 from fedkd.records import Release, TransferSet
 from fedkd.release import prepare
-from fedkd.rounds import Evaluation, Loop, Reply
+from fedkd.rounds import Evaluation, Loop
 from fedkd.softlabels import one_hot
 
 ROWS, CLASSES = 12, 3
@@ -117,7 +118,7 @@ CLOCK = FakeTime()
 
 @pytest.fixture(autouse=True)
 def _fake_time(monkeypatch):
-    monkeypatch.setattr(rounds, "time", CLOCK)
+    monkeypatch.setattr(collect, "time", CLOCK)
 
 
 def settings(**keys):
@@ -303,7 +304,7 @@ def test_a_late_answer_is_dropped_where_late_is_off_or_a_fresh_one_is_there():
 
 def test_a_late_answer_only_counts_on_the_rows_it_knows():
     release = Release(np.eye(3, dtype=np.float32), np.ones(3, np.float32))
-    moved = rounds._onto(np.array([1, 4, 5]), np.array([0, 4, 7]), release)
+    moved = collect.onto(np.array([1, 4, 5]), np.array([0, 4, 7]), release)
     assert moved.w.tolist() == [0, 1, 0]
     assert moved.p[1].tolist() == [0, 1, 0]
 

@@ -102,9 +102,9 @@ def site_of(config: Config, context: Context) -> Site:
     """Return what this client owns: its own data where the node names some, else its share of a simulation.
 
     Node config: ``partition-id``; or ``data`` (a data set spec such as ``"npz:/data/mine.npz"``), with ``transfer``
-    where the transfer set lies elsewhere on this device; ``state-dir`` for what it must remember between rounds. With
-    ``protect = dp_sgd``: ``ledger-dir`` for what it must remember for good, and ``budget-epsilon`` and ``budget-delta``
-    for what its owner allows in all runs together.
+    where the transfer set lies elsewhere on this device; ``state-dir`` for what it must remember between rounds. Where
+    noise is added on the device: ``ledger-dir`` for what it must remember for good, and ``budget-epsilon`` and
+    ``budget-delta`` for what its owner allows in all runs together.
     """
     key = client_key(context)
     shared = shared_data(config, str(context.node_config.get("transfer", config.transfer)))

@@ -19,13 +19,14 @@ from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
 from fedkd.codec import peek
+from fedkd.collect import Observer, Reply
 from fedkd.config import Config
 from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
 from fedkd.learner import Learner, set_threads
 from fedkd.records import RoundReport
-from fedkd.rounds import Evaluation, Loop, Observer, Reply
+from fedkd.rounds import Evaluation, Loop
 from fedkd.rundir import DEPLOYMENT, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 
