@@ -87,7 +87,7 @@ def full(*args, **kwargs):
 class FullStream(io.FileIO):
     """Takes three bytes and then there is no room."""
 
-    def __init__(self, path, mode):
+    def __init__(self, path, mode, **options):
         super().__init__(path, mode.rstrip("b"))
 
     def write(self, content):

@@ -100,7 +100,7 @@ def test_noise_in_parts_costs_what_noise_in_one_piece_does(epsilon, rounds):
 def test_a_planted_error_in_the_noise_of_one_client_is_found():
     claimed = epsilon_of(1 / 0.4, 1e-5)
     right, wrong = (
-        audit_mechanism(shares(z, least=3), claimed, 1e-5, trials=1000, confidence=0.99, entropy=entropy())
+        audit_mechanism(shares(z, least=3, rows=2), claimed, 1e-5, trials=500, confidence=0.99, entropy=entropy())
         for z in (0.4, 0.4 / math.sqrt(2))
     )
     assert right.passed and right.lower > 0.6 * claimed
