@@ -66,7 +66,11 @@ class Direct:
 
 def play(preset: str, **settings: Any) -> list[RoundReport]:
     """Run ``preset`` with ``settings`` in this process; return a report a round. Bytes are those of frames alone."""
-    config = Config.read({**resolve(preset=preset, environ={}).config.model_dump(), **settings}, where="simulation")
+    return run(Config.read({**resolve(preset=preset, environ={}).config.model_dump(), **settings}, where="simulation"))
+
+
+def run(config: Config) -> list[RoundReport]:
+    """Run ``config`` in this process; return a report a round."""
     shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
     set_threads(config.threads)
     with tempfile.TemporaryDirectory() as folder:

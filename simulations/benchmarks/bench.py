@@ -28,11 +28,12 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, no GPU used"
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Write ``results/NAME.json`` and print it."""
+def save(name: str, result: dict[str, Any], *, module: str = "") -> None:
+    """Write ``results/NAME.json`` and print it; ``module`` made it, if not the benchmark of this name."""
+    made_by = f"simulations.benchmarks.{name}" if module in ("", "__main__") else module
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     about = {
-        "command": f"python -m simulations.benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m {made_by} {' '.join(sys.argv[1:])}".strip(),
         "machine": machine(),
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in ("flwr", "torch", "numpy")},
