@@ -132,13 +132,15 @@ def _remembering(
     run = json.dumps(config.identity())
     arrays, header = _recall(site, peek(frame).round, digest, run, paid=protection_of(config).place in ON_DEVICE)
     if header.get("query") == digest:
+        if not _keeps(config):
+            raise PrivacyError("this was answered before, and what it was is not kept")
         return Answer(arrays["answer"].tobytes(), header["accuracy"])
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
     check_classes(config, site.classes)
     with _charged(site, config, query.round, digest, header) as charge:
         reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge, write)
-        charge.commit(reply.frame)
+        charge.commit(reply.frame if _keeps(config) else b"")
         return reply
 
 
@@ -196,7 +198,7 @@ def _answer(
     local = accuracy(learner.predict(site.test[0]), site.test[1]) if reports and site.test else None
     if site.state is not None:
         model = _prefixed("model.", learner.state())
-        kept = {**model, **remembered, "answer": np.frombuffer(reply, np.uint8)}
+        kept = {**model, **remembered, "answer": np.frombuffer(reply if _keeps(config) else b"", np.uint8)}
         header = {"run": run, "round": query.round, "query": digest, "accuracy": local}
         if charge.head is not None:
             header["ledger"] = [charge.head.count, charge.head.hash]
@@ -218,6 +220,11 @@ def _masked(site: Site, frame: bytes, config: Config) -> bytes:
         return Vector(np.frombuffer(numbers, "<i8").astype(np.int64), query)
 
     return respond(site.key, site.state.parent / "secagg", frame, rules_of(config), vector)
+
+
+def _keeps(config: Config) -> bool:
+    """Say whether an answer may lie on the disk as it was made: not one that leaves under masks only."""
+    return protection_of(config).place != "shares"
 
 
 def _part(site: Site, config: Config, release: Release, query: Query, key: int, *, known: Known | None) -> bytes:

@@ -59,7 +59,11 @@ class Gathering:
         self.asked = len(first)
         cards = self._phase("keys", first, server.read_card)
         self._need(len(cards), "sent keys")
-        members = server.roster(list(cards.values()), query.round, rules.least)
+        usable = server.sound(list(cards.values()), query.round, rules)
+        for client in cards.keys() - {one.client for one in usable}:
+            self.rows[self.names[client]] |= {"status": "failed", "error": "keys that others would not take"}
+        self._need(len(usable), "sent keys that others take")
+        members = server.roster(usable, rules)
         shares = None
         if rules.robust:
             shares = self._ask("secrets", server.ask_shares(query, members), server.read_shares)
@@ -68,6 +72,13 @@ class Gathering:
         questions = server.ask_masked(query, self.question, members, shares)
         words = self._ask("ballots", questions, lambda frame: server.read_masked(frame, count))
         self._need(len(words), "sent ballots")
+        silent = [client for client in questions if self.rows[self.names[client]]["status"] == "silent"]
+        silent = [client for client in silent if client not in words]
+        if silent and not rules.robust:  # the ballot may come after all, and would be naked without its masks
+            raise QuorumError(
+                f"round {query.round}: client {silent[0]} fell silent with its ballot on the way; a strict round is "
+                "lost with it. Use dropout = 'robust', or a longer grace."
+            )
         said: Mapping[int, Mapping[int, bytes]] = {}
         if rules.robust or len(words) < len(questions):
             unmask = server.ask_unmask(query, members, list(questions), list(words))

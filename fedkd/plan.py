@@ -428,7 +428,9 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
     if chosen.place == "mean" and not _flat(config):
         sd = noise * math.sqrt(rows * (1 - 1 / classes + chosen.balance**2)) / config.clients
         return [*lines, f"{told}; sd {sd:.2g} on each mean label before smoothing, if clients know all rows alike"]
-    spare = config.clients / least_of(config) if chosen.place == "shares" else 1.0  # all add noise that fewer would do
+    spare = (
+        config.clients / (least_of(config) - 1) if chosen.place == "shares" else 1.0
+    )  # all add noise that fewer would do
     sd = noise * chosen.clip * full_clip(rows, classes) * math.sqrt(spare) / config.clients
     if chosen.threshold:
         first = chosen.test * noise * math.sqrt(rows) / config.clients

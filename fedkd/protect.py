@@ -61,7 +61,7 @@ class Protection:
     classes: int = 2
     # shares
     least: float = 1.0
-    dropout: str = "strict"
+    dropout: str = "robust"
 
 
 @protection
@@ -163,14 +163,14 @@ def local_gaussian() -> Protection:
 
 
 @protection
-def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "strict") -> Protection:
+def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "robust") -> Protection:
     """Hide every client, also from the server: each adds a part of the noise, and only the masked sum is seen.
 
     Secure aggregation (Bonawitz et al., CCS 2017) of ballots that are cut as in ``central``, with discrete Gaussian
     noise (Kairouz, Liu and Steinke, arXiv:2102.06387). ``least`` is the share of ``clients`` without whom there is no
-    sum: the noise of as many suffices, so fewer may fail where it is high, and noise is more where it is low. With
-    dropout 'strict' a client that is lost while masks are taken off costs the round; 'robust' survives that, with
-    secrets shared in one more exchange, and also holds against a server that lies about who is gone.
+    sum: the noise of as many suffices, so fewer may fail where it is high, and noise is more where it is low. Dropout
+    'robust' goes on without whoever is lost; 'strict' takes half as many exchanges, and the round is lost with a
+    client that falls silent.
     """
     _inside("distributed", "clip", clip, 0, 1)
     _inside("distributed", "least", least, 0, 1)
@@ -186,8 +186,9 @@ def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "strict
         "anyone who sees teachers, students and what goes back to clients, and a server that follows the protocol",
         (
             "server and network follow the protocol and are only curious (semi-honest)",
-            "of the clients in a sum, as many as make it up at the least add their noise and do not tell it",
+            "of the clients in a sum, as many as make it up at the least add their noise and, but for one, do not tell",
             "keys are those of the clients: what the server passed on at first contact is believed ever after",
+            *(("a client that refused a question does not send its ballot after all",) if dropout == "strict" else ()),
         ),
         ("whether a client takes part", "the time of messages", "other runs of the same clients"),
         clip=clip,

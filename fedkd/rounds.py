@@ -220,8 +220,7 @@ class Loop:
         if round_ > 1 and path.exists():
             rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
         rounds = {r: costs for r, costs in rounds.items() if int(r) < round_} | {str(round_): cost.tolist()}
-        write_atomic(path, json.dumps(private_note(rounds, self.config.delta)).encode())
-        path.chmod(0o600)
+        write_atomic(path, json.dumps(private_note(rounds, self.config.delta)).encode(), secret=True)
 
     def _gather(self, exchange: Exchange, query: Query) -> Sum:
         """Return the sum of the clients' ballots, none of which is seen on its own."""

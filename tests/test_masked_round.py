@@ -13,6 +13,7 @@ from fedkd.dataset import fingerprint
 from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError, QuorumError
 from fedkd.events import DistributedGaussian
 from fedkd.federation import federation
+from fedkd.files import load_arrays
 from fedkd.frames import KEYS, MASKED, UNMASK, peek
 from fedkd.plan import plan
 from fedkd.privacy.accountant import spent
@@ -58,7 +59,7 @@ def test_two_clients_and_three_classes_by_hand():
     total = sum(contribution(one, np.ones(1), scale, entropy()) for one in p)
     got = mean_of(total, 2, scale, 3)
     assert got.p == pytest.approx(np.array([[0.3, 0.2, 0.5]]), abs=3e-4)
-    assert got.sd == pytest.approx(1e-4 * math.sqrt(2 / 3) / 2)
+    assert got.sd == pytest.approx(1e-4 * math.sqrt(2 / 3) * math.sqrt(2) / 2)
 
 
 @pytest.mark.parametrize(("parties", "least"), [(4, 4), (8, 4)])
@@ -66,7 +67,7 @@ def test_the_noise_of_a_sum_is_what_its_least_clients_need_and_more_with_more(pa
     scale = scale_of(2000, 3, noise_multiplier=0.7, clip=0.5, least=least, clients=10)
     silent = np.zeros(2000)
     total = sum(contribution(np.zeros((2000, 3)), silent, scale, entropy(str(k))) for k in range(parties))
-    assert total.std() == pytest.approx(scale.sigma * math.sqrt(parties / least), rel=0.03)
+    assert total.std() == pytest.approx(scale.sigma * math.sqrt(parties / (least - 1)), rel=0.03)
     assert scale.sigma == pytest.approx(0.7 * 0.5 * math.sqrt(2000 * 2 / 3) * 2**scale.bits)
     assert mean_of(total, parties, scale, 3).p.std() == pytest.approx(mean_of(total, parties, scale, 3).sd, rel=0.03)
     assert scale.sigma / math.sqrt(least) > 4  # units of the last place
@@ -92,7 +93,7 @@ def test_noise_in_parts_costs_what_noise_in_one_piece_does(epsilon, rounds):
     assert budget.noise_multiplier == pytest.approx(spending(whole).noise_multiplier, rel=1e-5)
     assert budget.noise_multiplier >= spending(whole).noise_multiplier
     (one,) = budget.round
-    assert isinstance(one, DistributedGaussian) and one.parties == least_of(config) == 40
+    assert isinstance(one, DistributedGaussian) and one.parties == least_of(config) - 1 == 39
     assert planned(config) == (event(budget.noise_multiplier, 40, rounds),)
     assert epsilon * 0.999 < spent(planned(config), 1e-5) <= epsilon
 
@@ -115,10 +116,10 @@ SCENE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", ["distributed(clip=0.5)", "distributed(clip=0.5, least=0.6, dropout='robust')"])
+@pytest.mark.parametrize("spec", ["distributed(clip=0.5, dropout='strict')", "distributed(clip=0.5, least=0.6)"])
 def test_a_masked_run_learns_from_sums(spec):
     reports = play("expert", **{**SCENE, "protect": spec})
-    assert reports[-1].metrics["student"] > 0.7
+    assert reports[-1].metrics["student"] > 0.55
     assert reports[-1].metrics["local_mean"] is None
     assert {row["status"] for row in reports[-1].clients.values()} == {"answered"}
     seeded = [play("expert", **{**SCENE, "protect": spec, "noise": "seeded"})[-1].metrics for _ in range(2)]
@@ -152,8 +153,8 @@ def network(tmp_path, gone, **keys):
     return Loop(config, shared.transfer, 10, None), Failing(sites, config, gone), sites
 
 
-ROBUST = "distributed(clip=0.5, least=0.6, dropout='robust')"
-STRICT = "distributed(clip=0.5, least=0.6)"
+ROBUST = "distributed(clip=0.5, least=0.6)"
+STRICT = "distributed(clip=0.5, least=0.6, dropout='strict')"
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,38 @@ def test_a_round_that_loses_too_many_is_no_round(tmp_path, protect, gone, senten
     assert loop.state.round == 0
 
 
+def test_a_strict_round_is_lost_with_a_ballot_that_may_still_be_on_its_way(tmp_path):
+    loop, exchange, _ = network(tmp_path, {}, protect=STRICT, student="none")
+    real = exchange.again
+    exchange.again = lambda round_, client, frame, known: (
+        0 if client == "2" and peek(frame).kind == MASKED else real(round_, client, frame, known)
+    )
+    with pytest.raises(QuorumError, match="client 2 fell silent with its ballot on the way"):
+        loop.step(exchange)
+
+
+def test_a_client_whose_keys_nobody_would_take_costs_itself_only(tmp_path, monkeypatch):
+    loop, exchange, _ = network(tmp_path, {}, protect=ROBUST, student="none")
+    real = server.sound
+    monkeypatch.setattr(server, "sound", lambda cards, *given: [one for one in real(cards, *given) if one.client != 3])
+    report = loop.step(exchange)
+    assert report.clients["3"] == {
+        **report.clients["3"],
+        "status": "failed",
+        "error": "keys that others would not take",
+    }
+    assert report.metrics["answered"] == 5
+
+
+def test_nothing_of_a_vector_is_left_on_the_device_but_its_masked_words(tmp_path):
+    loop, exchange, sites = network(tmp_path, {}, protect=ROBUST, student="none")
+    loop.step(exchange)
+    arrays, _ = load_arrays(sites[0].state)
+    assert not len(arrays["answer"])
+    assert all(path.stat().st_size < 4000 for path in (tmp_path / "ledger-0").rglob("*") if path.is_file())
+    assert '"masks"' not in (tmp_path / "0" / "secagg" / "0.round").read_bytes().decode("latin-1").replace("\\", "")
+
+
 def test_sums_are_counted_whichever_rounds_they_are_of(tmp_path):
     loop, exchange, sites = network(tmp_path, dict.fromkeys("01", UNMASK), protect=ROBUST, student="none", rounds=2)
     with pytest.raises(QuorumError):
@@ -206,7 +239,7 @@ def vector_of(loop, sites):
     """Ask all sites for a masked vector of round 3, as a server would."""
     query = Query(3, np.arange(400), 10, loop.transfer.fingerprint)
     cards = [server.read_card(answer(site, server.ask_keys(query), loop.config).frame) for site in sites]
-    members = server.roster(cards, 3, 3)
+    members = server.roster(cards, rules_of(loop.config))
     shares_of = {
         site.key: server.read_shares(answer(site, server.ask_shares(query, members)[site.key], loop.config).frame)
         for site in sites

@@ -69,12 +69,12 @@ def test_what_does_not_fit_into_words_is_refused_beforehand():
 
 @pytest.mark.parametrize("count", [2, 5, 100, 101, 300])
 def test_neighbors_are_mutual_and_as_many_for_all(count):
-    near = masks.neighborhood(range(count), 7)
+    near = masks.neighborhood(range(count), b"7")
     assert {len(peers) for peers in near.values()} == {min(count - 1, len(near[0]))}
     assert all(own in near[peer] and peer != own for own, peers in near.items() for peer in peers)
     if count > 100:
         assert 3 * np.log2(count) <= len(near[0]) <= 3 * np.log2(count) + 2
-        assert near != masks.neighborhood(range(count), 8)
+        assert near != masks.neighborhood(range(count), b"8")
     seen, todo = {0}, [0]
     while todo:
         todo += [peer for peer in near[todo.pop()] if not (peer in seen or seen.add(peer))]
@@ -145,7 +145,7 @@ class Federation:
 
     def run(self):
         keys = self.ask(KEYS, dict.fromkeys(self.vectors, server.ask_keys(QUERY)))
-        members = server.roster([server.read_card(frame) for frame in keys.values()], QUERY.round, self.rules.least)
+        members = server.roster([server.read_card(frame) for frame in keys.values()], self.rules)
         shares = None
         if self.rules.robust:
             answers = self.ask(SHARES, server.ask_shares(QUERY, members))
@@ -242,6 +242,36 @@ def test_the_same_question_gets_the_same_bytes_and_keys_are_good_for_one_vector(
         assert (server.read_masked(again(play, MASKED), 5) != play.words[0]).all()
 
 
+def test_a_robust_round_that_is_begun_anew_has_new_keys_and_ends(tmp_path):
+    play = Federation(tmp_path, 6, robust=True, lost={5: MASKED})
+    before = play.ask(KEYS, dict.fromkeys(play.vectors, server.ask_keys(QUERY)))
+    cards = [server.read_card(frame) for frame in before.values()]
+    play.ask(SHARES, server.ask_shares(QUERY, server.roster(cards[:5], play.rules)))
+    assert (play.run() == play.expected()).all()  # another roster, after a server that crashed
+    assert again(play, KEYS) != before[0]
+
+
+def test_keys_are_used_up_by_the_vector_even_if_power_fails_before_it_leaves(tmp_path):
+    play, cards = start(tmp_path)
+
+    def fails(question):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        respond(0, tmp_path, masked_question(cards[1:]), play.rules, fails)
+    with pytest.raises(PrivacyError, match="round 3 was answered already"):
+        play.client(0, masked_question(cards[1:]))
+
+
+def test_a_vector_is_not_made_for_those_with_whom_nobody_can_agree(tmp_path):
+    play, cards = start(tmp_path)
+    empty = letters.card(2, bytes(32), cards[2].channel, masks.new_identity(), play.rules.about(3))
+    made = []
+    with pytest.raises(CodecError, match="nobody can agree"):
+        respond(0, tmp_path, masked_question([cards[1], empty, cards[3]]), play.rules, made.append)
+    assert not made
+
+
 def start(tmp_path, count=4, *, robust=False, least=3):
     play = Federation(tmp_path, count, robust=robust, least=least)
     keys = play.ask(KEYS, dict.fromkeys(play.vectors, server.ask_keys(QUERY)))
@@ -259,8 +289,8 @@ def test_a_sum_of_too_few_gets_nothing(tmp_path):
         play.client(0, masked_question(cards[1:]))
     with pytest.raises(PrivacyError, match="1 neighbors among 3 clients, expected 2"):
         play.client(0, masked_question(cards[1:], 3))
-    with pytest.raises(RoundError, match="2 clients sent keys, 3 needed"):
-        server.roster(cards, 3, 3)
+    with pytest.raises(RoundError, match="2 clients sent keys that can be used, 3 needed"):
+        server.roster(cards, play.rules)
 
 
 def test_nobody_appears_twice(tmp_path):
@@ -271,8 +301,10 @@ def test_nobody_appears_twice(tmp_path):
     copy = letters.card(2, cards[1].masks, cards[1].channel, masks.new_identity(), play.rules.about(3))
     with pytest.raises(PrivacyError, match="appears twice"):
         play.client(0, masked_question([cards[1], copy, cards[3]]))
-    with pytest.raises(PrivacyError, match="same key"):
-        server.roster([cards[0], cards[1], copy], 3, 3)
+    empty = letters.card(5, bytes(32), masks.public(masks.new_key()), masks.new_identity(), play.rules.about(3))
+    other = letters.card(6, masks.public(masks.new_key()), cards[0].channel, masks.new_identity(), play.rules.about(2))
+    assert server.sound([cards[0], cards[1], copy, empty], 3, play.rules) == [cards[0]]
+    assert server.sound([cards[3], other], 3, play.rules) == [cards[3]]
 
 
 def test_a_key_that_the_server_made_up_is_not_taken(tmp_path):

@@ -1,8 +1,8 @@
 """Client-level noise that nobody has to be trusted with: each client adds its part, and only the sum is ever seen.
 
-A client's clipped vector is that of :mod:`fedkd.privacy.client_level`. To it comes discrete Gaussian noise of 1 / K_min
-of the variance that the sum needs, so that any K_min honest clients hide each of them (Kairouz, Liu and Steinke,
-arXiv:2102.06387). More of them make the sum noisier than it must be, fewer make no sum.
+A client's clipped vector is that of :mod:`fedkd.privacy.client_level`. To it comes discrete Gaussian noise of
+1 / (K_min - 1) of the variance that the sum needs: whoever takes part knows its own, so that of the others must suffice
+(Kairouz, Liu and Steinke, arXiv:2102.06387). More clients make the sum noisier than it must be, fewer make no sum.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Scale:
     """What a vector of a round is measured in.
 
     ``clip`` is its largest L2 norm, ``bits`` the binary places that are kept, ``sigma`` the standard deviation of all
-    noise that a sum needs, in units of the last of them; ``least`` clients bring that much together.
+    noise that a sum needs, in units of the last of them; any ``others`` clients bring that much together.
     """
 
     clip: float
     bits: int
     sigma: float
-    least: int
+    others: int
 
 
 def scale_of(rows: int, classes: int, *, noise_multiplier: float, clip: float, least: int, clients: int) -> Scale:
@@ -46,24 +46,26 @@ def scale_of(rows: int, classes: int, *, noise_multiplier: float, clip: float, l
     bound = clip * full_clip(max(rows, 1), classes)
     bits = bits_for(noise_multiplier * bound)
     sigma = noise_multiplier * bound * 2.0**bits
-    most = clients * min(1.0, bound) * 2.0**bits + TAIL * sigma * math.sqrt(clients / least)
+    others = max(1, least - 1)
+    most = clients * min(1.0, bound) * 2.0**bits + TAIL * sigma * math.sqrt(clients / others)
     check_room(most, f"{clients} clients with noise for {least}")
-    return Scale(bound, bits, sigma, least)
+    return Scale(bound, bits, sigma, others)
 
 
 def event(noise_multiplier: float, least: int, count: int = 1) -> DistributedGaussian:
-    """Return what ``count`` sums cost, whatever their scale and size: noise is ``NOISE_UNITS`` or more."""
-    return DistributedGaussian(noise_multiplier, least, NOISE_UNITS / math.sqrt(least), MOST_NUMBERS, count)
+    """Return what ``count`` sums of ``least`` clients or more cost, at any scale, also towards one of the clients."""
+    others = max(1, least - 1)
+    return DistributedGaussian(noise_multiplier, others, NOISE_UNITS / math.sqrt(others), MOST_NUMBERS, count)
 
 
 def contribution(p: Array, w: Array, scale: Scale, entropy: Entropy) -> Array:
     """Return what one client adds, noise included: whole numbers (M * C,) int64."""
     mine = share(p, w, clip=scale.clip, bits=scale.bits)
-    return (mine + discrete_gaussian(mine.shape, scale.sigma**2 / scale.least, entropy)).reshape(-1)
+    return (mine + discrete_gaussian(mine.shape, scale.sigma**2 / scale.others, entropy)).reshape(-1)
 
 
 def mean_of(total: Array, parties: int, scale: Scale, classes: int) -> NoisyMean:
     """Return the noisy mean of the ballots of ``parties`` clients, from the sum (M * C,) of what they added."""
     unit = parties * 2.0**scale.bits
-    sd = scale.sigma * math.sqrt(parties / scale.least) / unit
+    sd = scale.sigma * math.sqrt(parties / scale.others) / unit
     return NoisyMean(1 / classes + total.reshape(-1, classes).astype(np.float64) / unit, sd)

@@ -156,16 +156,19 @@ def labels(noise_multiplier: float, *, rows: int = 8, classes: int = 3) -> Stati
 def shares(
     noise_multiplier: float, *, clip: float = 1.0, least: int = 3, rows: int = 8, classes: int = 3, clients: int = 10
 ) -> Statistic:
-    """Return the sum of ``least`` clients' parts, as it is without masks, where one of them has a ballot or nothing."""
+    """Return the sum of ``least`` clients' parts without masks, and without the noise of one who knows its own.
+
+    Another of them has a ballot or nothing.
+    """
     scale = scale_of(rows, classes, noise_multiplier=noise_multiplier, clip=clip, least=least, clients=clients)
     certain = one_hot(np.zeros(rows, np.int64), classes)
     w = np.ones(rows, np.float32)
 
     def noisy(present: bool, entropy: Entropy) -> Array:
-        parts = [contribution(certain, w * (present or k > 0), scale, entropy) for k in range(least)]
+        parts = [contribution(certain, w * (present or k > 0), scale, entropy) for k in range(least - 1)]
         return np.asarray(np.sum(parts, axis=0))
 
-    return projected(noisy, lambda present: (certain - 1 / classes) * (least - 1 + present))
+    return projected(noisy, lambda present: (certain - 1 / classes) * (least - 2 + present))
 
 
 def training(train: Train, noise_multiplier: float, *, dimensions: int = 6, classes: int = 3) -> Statistic:

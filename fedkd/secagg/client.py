@@ -84,7 +84,7 @@ def respond(key: int, folder: Path, frame: bytes, rules: Rules, vector: Callable
     header = frames.peek(frame)
     memory = _Memory.load(folder / f"{key}.round", header.round, rules)
     digest = hashlib.sha256(frame).hexdigest()
-    if memory.asked.get(str(header.kind)) == digest and not (header.kind == KEYS and memory.spent):
+    if memory.asked.get(str(header.kind)) == digest and not (header.kind == KEYS and memory.used):
         return memory.answers[str(header.kind)].tobytes()
     query = Query(header.round, np.arange(0), header.classes, header.fingerprint.hex())
     if header.kind == KEYS:
@@ -92,7 +92,7 @@ def respond(key: int, folder: Path, frame: bytes, rules: Rules, vector: Callable
         body = _keys(key, folder, memory, rules)
     elif memory.state.get("round") != header.round:
         raise PrivacyError(f"no keys for round {header.round}: this client has not taken part in it from its start")
-    elif str(header.kind) in memory.asked:
+    elif str(header.kind) in memory.asked or (header.kind == MASKED and memory.state.get("spent")):
         raise PrivacyError(f"round {header.round} was answered already, and this is another question")
     elif header.kind == SHARES and rules.robust:
         body = _shares(key, folder, memory, rules, letters.open_(frame, SHARES)[1])
@@ -105,7 +105,7 @@ def respond(key: int, folder: Path, frame: bytes, rules: Rules, vector: Callable
     answer = letters.write(header.kind, query, body, key)
     if header.kind == UNMASK:
         memory.forget()
-    memory.keep(header.kind, digest, answer)
+    memory.keep(header.kind, digest, answer, durable=header.kind == MASKED)
     return answer
 
 
@@ -137,15 +137,29 @@ class _Memory:
         return cls(path, header["state"], header["asked"], answers)
 
     @property
+    def used(self) -> bool:
+        """Whether anything was built on these keys: secrets shared, or a vector masked. Another try takes new ones."""
+        return str(SHARES) in self.asked or bool(self.state.get("spent"))
+
+    @property
     def spent(self) -> bool:
         """Whether the vector has left under these keys, which are good for one only."""
         return str(MASKED) in self.asked
 
-    def keep(self, kind: int, digest: str, answer: bytes) -> None:
+    def keep(self, kind: int, digest: str, answer: bytes, *, durable: bool) -> None:
         """Remember a question and what was answered, before the answer leaves."""
         self.asked[str(kind)] = digest
         self.answers[str(kind)] = np.frombuffer(answer, np.uint8)
-        save_arrays(self.path, self.answers, {"state": self.state, "asked": self.asked}, durable=False, secret=True)
+        self.save(durable=durable)
+
+    def spend(self) -> None:
+        """Remember that these keys are for the vector that is made now, even if power fails before it has left."""
+        self.state["spent"] = True
+        self.save(durable=True)
+
+    def save(self, *, durable: bool) -> None:
+        """Write all to the disk."""
+        save_arrays(self.path, self.answers, {"state": self.state, "asked": self.asked}, durable=durable, secret=True)
 
     def forget(self) -> None:
         """Drop the secrets of a round that is over."""
@@ -210,8 +224,9 @@ def _masked(
     else:
         peers = _roster(key, folder, memory, rules, reader)
         memory.state.update(cards=letters.write_cards(peers).hex())
+    seeds = {peer.client: _seed(memory, rules, peer) for peer in peers}  # before a vector is made and paid for
+    memory.spend()
     mine = vector(reader.rest())
-    seeds = {peer.client: _seed(memory, rules, peer) for peer in peers}
     words = masked(mine.numbers, key, seeds)
     if rules.robust:
         words = words + stream(memory.secret("own"), len(words))
@@ -230,7 +245,7 @@ def _unmask(key: int, memory: _Memory, rules: Rules, reader: frames.Reader) -> b
     if count < rules.least:
         raise PrivacyError(f"{count} clients are left in the sum, {rules.least} needed")
     everyone = memory.state["count"] <= COMPLETE
-    if (everyone and len(there) != count) or (not everyone and len(there) < rules.threshold(len(peers) + 1)):
+    if (everyone and len(there) != count) or (not everyone and 2 * len(there) <= len(peers) + 1):
         raise PrivacyError(f"{len(there)} neighbors are left in a sum of {count} clients: too few, or too many")
     if not rules.robust:
         known = {peer.client: peer for peer in _cards(memory)}
@@ -253,7 +268,7 @@ def _roster(key: int, folder: Path, memory: _Memory, rules: Rules, reader: frame
     count, cards = reader.varint(), letters.read_cards(reader)
     if count < rules.least:
         raise PrivacyError(f"{count} clients take part, {rules.least} needed")
-    most = count - 1 if count <= COMPLETE else len(neighborhood(range(count), 0)[0])
+    most = count - 1 if count <= COMPLETE else len(neighborhood(range(count), b"")[0])
     if len(cards) != most:
         raise PrivacyError(f"{len(cards)} neighbors among {count} clients, expected {most}")
     about = rules.about(memory.state["round"])

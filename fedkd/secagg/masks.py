@@ -51,6 +51,15 @@ def agree(private: bytes, theirs: bytes, purpose: bytes) -> bytes:
     return HKDF(SHA256(), KEY, salt=b"fedkd secagg 1", info=purpose + pair).derive(secret)
 
 
+def usable(key: bytes) -> bool:
+    """Say whether others can agree with whoever has the private half of a public ``key``: not with all of them."""
+    try:
+        agree(new_key(), key, b"trial")
+    except CodecError:
+        return False
+    return True
+
+
 def stream(seed: bytes, count: int) -> Array:
     """Return the mask of a seed: words (count,) uint32. A seed has one mask, of which a shorter one is the start."""
     cipher = Cipher(AES(seed), CTR(bytes(16))).encryptor()
@@ -89,16 +98,16 @@ def check_room(most: float, what: str) -> None:
         raise PrivacyError(f"{what}: the sum may reach 2^{math.log2(most):.1f}, words hold less than 2^31")
 
 
-def neighborhood(clients: Sequence[int], round_: int, *, complete: int = COMPLETE) -> dict[int, tuple[int, ...]]:
+def neighborhood(clients: Sequence[int], order: bytes, *, complete: int = COMPLETE) -> dict[int, tuple[int, ...]]:
     """Return with which others each client shares a mask: all, or beyond ``complete`` some (Bell et al., CCS 2020).
 
-    Many clients stand in a circle, in an order that changes with the round, and each knows the 3 log2 K nearest: the
-    same even number for all, and nobody is a neighbor one way only.
+    Many clients stand in a circle, and each knows the 3 log2 K nearest: the same even number for all, and nobody is a
+    neighbor one way only. ``order`` decides where they stand; it must not be known before their keys are.
     """
     if len(clients) <= complete:
         return {own: tuple(other for other in sorted(clients) if other != own) for own in clients}
     half = math.ceil(1.5 * math.log2(len(clients)))
-    circle = sorted(clients, key=lambda key: hashlib.sha256(f"{round_} {key}".encode()).digest())
+    circle = sorted(clients, key=lambda key: hashlib.sha256(order + key.to_bytes(8, "big")).digest())
     count = len(circle)
     return {
         own: tuple(sorted(circle[(at + step) % count] for step in range(-half, half + 1) if step))

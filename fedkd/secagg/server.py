@@ -6,18 +6,20 @@ others say what takes its masks off. Nothing here is secret but what robust roun
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedkd.errors import CodecError, PrivacyError, RoundError
+from fedkd.errors import CodecError, RoundError
 from fedkd.frames import KEYS, MASKED, SHARES, UNMASK, Reader, varint
 from fedkd.records import Query
 from fedkd.secagg import letters, shamir
 from fedkd.secagg.client import Rules
 from fedkd.secagg.letters import Card
-from fedkd.secagg.masks import KEY, add, agree, neighborhood, sign, signed, stream
+from fedkd.secagg.masks import KEY, add, agree, neighborhood, sign, signed, stream, usable
 from fedkd.softlabels import Array
 
 
@@ -47,14 +49,22 @@ def read_card(frame: bytes) -> Card:
     return card
 
 
-def roster(cards: Sequence[Card], round_: int, least: int) -> Roster:
+def sound(cards: Sequence[Card], round_: int, rules: Rules) -> list[Card]:
+    """Return the cards that all others will take, so that none of them costs anybody but its sender the round."""
+    found = Counter(key for one in cards for key in (one.masks, one.channel))
+    return [
+        one
+        for one in cards
+        if one.genuine(rules.about(round_)) and all(found[k] == 1 and usable(k) for k in (one.masks, one.channel))
+    ]
+
+
+def roster(cards: Sequence[Card], rules: Rules) -> Roster:
     """Return the roster of those who sent a card."""
-    if len(cards) < max(2, least):
-        raise RoundError(f"{len(cards)} clients sent keys, {max(2, least)} needed")
-    keys = [one.masks for one in cards] + [one.channel for one in cards]
-    if len(set(keys)) != len(keys):
-        raise PrivacyError("two clients sent the same key")
-    return Roster({one.client: one for one in cards}, neighborhood(sorted(one.client for one in cards), round_))
+    if len(cards) < max(2, rules.least):
+        raise RoundError(f"{len(cards)} clients sent keys that can be used, {max(2, rules.least)} needed")
+    order = hashlib.sha256(b"".join(one.pack() for one in sorted(cards, key=lambda one: one.client))).digest()
+    return Roster({one.client: one for one in cards}, neighborhood(sorted(one.client for one in cards), order))
 
 
 def ask_shares(query: Query, members: Roster) -> dict[int, bytes]:

@@ -16,7 +16,7 @@ SEALED = 12 + 2 * shamir.SHARE + 16
 def conversation(query: Query, question: bytes, clients: int, *, robust: bool) -> tuple[list[bytes], list[bytes]]:
     """Return the frames to and from the last of ``clients`` in a round of ``question`` in which nobody is lost."""
     own = clients - 1
-    near = neighborhood(range(clients), query.round)
+    near = neighborhood(range(clients), b"")
     cards = {k: Card(k, bytes(KEY), bytes(KEY), bytes(KEY), bytes(SIGNATURE)) for k in (own, *near[own])}
     told = varint(clients) + Roster(cards, near).of(own)[len(varint(len(cards))) :]
     words = bytes(4 * len(query.indices) * query.classes)

@@ -62,7 +62,7 @@ def client(clients: int, *, robust: bool) -> tuple[Milliseconds, dict[str, int]]
             return reply
 
         mine = server.read_card(say("keys", server.ask_keys(QUERY)))
-        members = server.roster([mine, *cards.values()], QUERY.round, rules.least)
+        members = server.roster([mine, *cards.values()], rules)
         near = members.near[0]
         if robust:
             say("shares", letters.write(SHARES, QUERY, members.of(0)))
@@ -86,7 +86,7 @@ def aggregate(clients: int, *, robust: bool) -> Milliseconds:
     rules = Rules(clients // 2, robust, TOPIC)
     keys = [masks.new_key() for _ in range(clients)]
     cards = {k: Card(k, masks.public(keys[k]), bytes(32), bytes(32), bytes(64)) for k in range(clients)}
-    members = server.Roster(cards, masks.neighborhood(range(clients), QUERY.round))
+    members = server.Roster(cards, masks.neighborhood(range(clients), b""))
     lost = set(range(0, clients, 20))
     some = np.random.default_rng(0).integers(0, 2**32, ROWS * CLASSES, np.uint32)
     words = {k: some for k in range(clients) if k not in lost}
@@ -112,7 +112,7 @@ def main() -> None:
             runs = [client(clients, robust=robust) for _ in range(REPEATS)]
             sums = [aggregate(clients, robust=robust) for _ in range(2)]
             rows[f"{clients} clients, {'robust' if robust else 'strict'}"] = {
-                "neighbors": len(masks.neighborhood(range(clients), 1)[0]),
+                "neighbors": len(masks.neighborhood(range(clients), b"")[0]),
                 "client_ms": {name: spread([run[0][name] for run in runs], 1) for name in runs[0][0]},
                 "client_bytes": runs[0][1],
                 "server_ms": {name: spread([run[name] for run in sums], 0) for name in sums[0]},
