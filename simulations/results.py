@@ -36,6 +36,9 @@ def section(name: str, result: Mapping[str, Any]) -> str:
     """Return the section of one file: what it is about, who measured it where, and its tables."""
     intro = sentence(name)
     lines = [f"## {words(name)}", "", *([intro, ""] if intro else []), *_about(result.get("about", {}))]
+    picture = RESULTS / f"{name}.svg"
+    if picture.exists():
+        lines += [f"![{words(name)}]({picture.relative_to(ROOT)})", ""]
     return "\n".join([*lines, *_blocks({key: value for key, value in result.items() if key != "about"}, 3)])
 
 
