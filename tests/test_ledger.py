@@ -726,7 +726,7 @@ def test_exports_hold_the_events_so_that_another_accountant_can_read_them(three)
 def fedkd(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["fedkd", *map(str, words)])
     monkeypatch.setattr(cli.engine, "quiet_flower", lambda: None)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(cli.out, "_width", 160)  # wherever the tests run
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code
