@@ -93,11 +93,12 @@ def line_chart(
     whole_x: bool = False,
     band: Band | None = None,
     mark: tuple[float, str] | None = None,
+    keyed: bool = False,
 ) -> str:
     """Draw lines over a linear or logarithmic axis; ``mark`` is a vertical line with its label.
 
     The y axis spans what is there, at least ``y_span`` so that noise looks like noise, within ``y_limits``. It need not
-    start at zero: position is read, not area.
+    start at zero: position is read, not area. ``keyed``: names are written below, for a picture that stands alone.
     """
     lines = [Line(a.name, [p for p in a.points if p[0] > 0 or not log_x], a.color, a.dash) for a in lines]
     spread = [] if band is None else [p for p in band.points if p[0] > 0 or not log_x]
@@ -155,6 +156,12 @@ def line_chart(
         ends = [(at_y(y), y_format(y), a.color) for a in lines for y in [_last(a.points)] if y is not None]
         for y, text, color in _apart(ends, 12, top, floor):
             out.append(svg.text(WIDTH - right + 6, y + 4, text, f"value s{color}"))
+    if keyed:
+        for i, line in enumerate(lines):
+            y = height + 16 * i + 4
+            out.append(svg.path(f"line s{line.color} d{line.dash}", f"M2 {num(y)}H24"))
+            out.append(svg.text(30, y + 4, line.name, "tick"))
+        height += 16 * len(lines)
     return svg.drawing(height, title, out)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,8 +60,7 @@ class Gathering:
         cards = self._phase("keys", first, server.read_card)
         self._need(len(cards), "sent keys")
         usable = server.sound(list(cards.values()), query.round, rules)
-        for client in cards.keys() - {one.client for one in usable}:
-            self.rows[self.names[client]] |= {"status": "failed", "error": "keys that others would not take"}
+        self._drop(cards.keys() - {one.client for one in usable}, "keys that others would not take")
         self._need(len(usable), "sent keys that others take")
         members = server.roster(usable, rules)
         shares = None
@@ -70,17 +69,18 @@ class Gathering:
             self._need(len(shares), "shared secrets")
         count = len(query.indices) * query.classes
         questions = server.ask_masked(query, self.question, members, shares)
+        self._drop((shares or questions).keys() - questions.keys(), "secrets that lack a neighbor")
         words = self._ask("ballots", questions, lambda frame: server.read_masked(frame, count))
         self._need(len(words), "sent ballots")
-        silent = [client for client in questions if self.rows[self.names[client]]["status"] == "silent"]
-        silent = [client for client in silent if client not in words]
+        lost = [client for client in questions if client not in words]
+        silent = [client for client in lost if self.rows[self.names[client]]["status"] == "silent"]
         if silent and not rules.robust:  # the ballot may come after all, and would be naked without its masks
             raise QuorumError(
                 f"round {query.round}: client {silent[0]} fell silent with its ballot on the way; a strict round is "
                 "lost with it. Use dropout = 'robust', or a longer grace."
             )
         said: Mapping[int, Mapping[int, bytes]] = {}
-        if rules.robust or len(words) < len(questions):
+        if rules.robust or lost:
             unmask = server.ask_unmask(query, members, list(questions), list(words))
             said = self._ask("masks", unmask, server.read_unmask)
         try:
@@ -91,6 +91,10 @@ class Gathering:
             self.rows[self.names[client]]["status"] = "answered"
             self.rows[self.names[client]]["error"] = None
         return Sum(total, len(words), self.rows, self.latency)
+
+    def _drop(self, clients: Iterable[int], why: str) -> None:
+        for client in clients:
+            self.rows[self.names[client]] |= {"status": "failed", "error": why}
 
     def _ask(self, phase: str, questions: Mapping[int, bytes], read: Callable[[bytes], T]) -> dict[int, T]:
         sent = self.exchange.tell(self.query.round, {self.names[client]: f for client, f in questions.items()})

@@ -157,6 +157,18 @@ CHECKS: dict[str, Callable[[str], Any]] = {
 """Configuration key to a function that raises :class:`SpecError` unless its value can be built."""
 
 
+CLIENT_LEVEL = {
+    "rounds": 1,
+    "clients": 100,
+    "learner": "linear(dimensions=20)",
+    "expertise": "uniform",
+    "evidence": "none",
+    "feedback": "none",
+    "epsilon": 8.0,
+    "late": False,
+    "record": False,
+}
+"""What presets have in common that hide every client."""
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "expert": ("fedkd's default: ballots weighted by how well a client's data covers a sample", {}),
     "one_shot": ("one round, nothing goes back: one-shot federated learning", {"rounds": 1, "feedback": "none"}),
@@ -182,33 +194,11 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "private_clients": (
         "one round in which every client is hidden: noise on the sum of 100 clients' ballots, epsilon 8",
-        {
-            "rounds": 1,
-            "clients": 100,
-            "learner": "linear(dimensions=20)",
-            "expertise": "uniform",
-            "evidence": "none",
-            "feedback": "none",
-            "protect": "central(clip=0.25)",
-            "epsilon": 8.0,
-            "late": False,
-            "record": False,
-        },
+        {**CLIENT_LEVEL, "protect": "central(clip=0.25)"},
     ),
     "private_masked": (
         "as private_clients, and the server sees only the sum: secure aggregation with noise by every client",
-        {
-            "rounds": 1,
-            "clients": 100,
-            "learner": "linear(dimensions=20)",
-            "expertise": "uniform",
-            "evidence": "none",
-            "feedback": "none",
-            "protect": "distributed(clip=0.25)",
-            "epsilon": 8.0,
-            "late": False,
-            "record": False,
-        },
+        {**CLIENT_LEVEL, "protect": "distributed(clip=0.25)"},
     ),
     "fedmd": (
         "FedMD, Li and Wang, arXiv:1910.03581: mean logits go back, clients match them",

@@ -7,12 +7,8 @@ millisecond.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from multiprocessing.reduction import send_handle
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -36,14 +31,12 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedkd.errors import ConfigError
+from fedkd.flower.nursery import Nursery, Worker, kill, stop
 
 RUN_ID = 1
 FIRST_NODE = SUPERLINK_NODE_ID + 1
 STILLBIRTHS = 3
 """Workers in a row that die before they are ready, after which no more are started."""
-PATIENCE = 5.0
-"""Seconds that the template may take to end its children."""
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(eq=False)
@@ -55,17 +48,7 @@ class _Job:
     metadata: bytes
     content: bytes
     done: bool = False
-    worker: _Worker | None = None
-
-
-@dataclass(eq=False)
-class _Worker:
-    """Our end of a worker process; ``pid`` is 0 until it is ready."""
-
-    connection: Connection
-    process: subprocess.Popen[bytes] | None = None  # None: the template's child, not ours
-    pid: int = 0
-    job: _Job | None = None
+    worker: Worker | None = None
 
 
 @dataclass(eq=False)
@@ -138,8 +121,8 @@ class LocalGrid(Grid):
         # The thread's own.
         self._broken = False
         self._stillbirths = 0
-        self._idle: list[_Worker] = []
-        self._nursery = _Nursery(
+        self._idle: list[Worker] = []
+        self._nursery = Nursery(
             {
                 "app": client_app,
                 "preload": list(preload),
@@ -148,7 +131,7 @@ class LocalGrid(Grid):
             },
             log,
         )
-        self._workers: dict[Connection, _Worker] = {}
+        self._workers: dict[Connection, Worker] = {}
         try:
             for _ in range(min(workers, nodes)):
                 self._add_worker()
@@ -314,7 +297,7 @@ class LocalGrid(Grid):
                 self._news.notify_all()
         finally:
             for worker in self._workers.values():
-                _end(worker)
+                stop(worker)
             self._nursery.close()
             self._wake_out.close()
 
@@ -326,7 +309,7 @@ class LocalGrid(Grid):
                 continue
             self._fail(job, ErrorCode.MESSAGE_UNAVAILABLE, "the message outlived its ttl")
             if job.worker is not None:
-                _kill(job.worker)  # its end of the connection closes, and _lose() does the rest
+                kill(job.worker)  # its end of the connection closes, and _lose() does the rest
 
     def _dispatch(self) -> None:
         while True:
@@ -360,7 +343,7 @@ class LocalGrid(Grid):
             self._ready.popleft()
         return None
 
-    def _receive(self, worker: _Worker) -> None:
+    def _receive(self, worker: Worker) -> None:
         try:
             if not worker.pid:
                 worker.pid = int(worker.connection.recv_bytes())
@@ -373,7 +356,7 @@ class LocalGrid(Grid):
         except (EOFError, OSError):
             self._lose(worker)
 
-    def _release(self, worker: _Worker, reply: bytes, state: bytes | None) -> None:
+    def _release(self, worker: Worker, reply: bytes, state: bytes | None) -> None:
         """Take the worker off its job; keep reply and state unless the job has expired meanwhile."""
         with self._news:
             job, worker.job = worker.job, None
@@ -389,12 +372,12 @@ class LocalGrid(Grid):
             elif not job.done:
                 self._fail(job, ErrorCode.CLIENT_APP_CRASHED, "the worker process died")
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: Worker) -> None:
         """Bury a worker that died or was ended, and start another."""
         del self._workers[worker.connection]
         if worker in self._idle:
             self._idle.remove(worker)
-        _end(worker)
+        stop(worker)
         self._release(worker, b"", None)
         self._stillbirths += not worker.pid
         if self._stillbirths < STILLBIRTHS:
@@ -406,72 +389,6 @@ class LocalGrid(Grid):
         self._workers[worker.connection] = worker
 
 
-class _Nursery:
-    """Starts workers: as forks of a template process that has imported everything, or each by itself."""
-
-    def __init__(self, setup: dict[str, Any], log: Path | None) -> None:
-        self._setup, self._log = setup, log
-        self.born = False  # whether a worker has been ready
-        self._template: tuple[subprocess.Popen[bytes], Connection] | None = None
-
-    def start(self) -> _Worker:
-        """Start a worker; it says its process id when it is ready."""
-        ours, theirs = Pipe()
-        with theirs:
-            if not self._setup["fork"]:
-                process = self._launch(theirs)
-                ours.send_bytes(json.dumps(self._setup).encode())
-                return _Worker(ours, process)
-            # A template that is gone shows as a broken connection; a fresh one is worth one attempt.
-            try:
-                self._hand_over(theirs)
-            except OSError:
-                self.close()
-                with contextlib.suppress(OSError):
-                    self._hand_over(theirs)
-            return _Worker(ours)
-
-    def close(self) -> None:
-        """End the template and all that it has forked."""
-        if self._template is None:
-            return
-        process, control = self._template
-        self._template = None
-        control.close()
-        try:
-            # It ends by itself, after its children; one that imports still has no children and need not be waited for.
-            process.wait(timeout=PATIENCE if self.born else 0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _hand_over(self, connection: Connection) -> None:
-        if self._template is None:
-            control, theirs = Pipe()
-            with theirs:
-                self._template = self._launch(theirs), control
-            control.send_bytes(json.dumps(self._setup).encode())
-        process, control = self._template
-        control.send_bytes(b"fork")
-        send_handle(control, connection.fileno(), process.pid)
-
-    def _launch(self, connection: Connection) -> subprocess.Popen[bytes]:
-        descriptor = connection.fileno()
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        code = f"import sys; sys.path[:] = {path!r}; from fedkd.flower.worker import main; main({descriptor})"
-        with contextlib.ExitStack() as stack:
-            output: Any = 2 if self._log is None else stack.enter_context(self._log.open("ab"))
-            return subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=output,  # what clients print is not the output of the program that runs them
-                stderr=output,
-                env=os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONUNBUFFERED": "1"},
-                pass_fds=(descriptor,),
-                start_new_session=True,  # Ctrl-C in the terminal is for the main process only
-            )
-
-
 def _parse(reply: bytes) -> Message:
     message = ProtoMessage.FromString(reply)
     try:
@@ -481,22 +398,6 @@ def _parse(reply: bytes) -> Message:
         message.error.code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
         message.error.reason = type(error).__name__
         return message_from_proto(message)
-
-
-def _kill(worker: _Worker) -> None:
-    """End the process group of a worker. Its connection is open still, so the number is its own."""
-    if worker.pid:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.pid, signal.SIGKILL)
-    elif worker.process is not None:
-        worker.process.kill()
-
-
-def _end(worker: _Worker) -> None:
-    _kill(worker)
-    worker.connection.close()
-    if worker.process is not None:
-        worker.process.wait()
 
 
 def _identify() -> None:

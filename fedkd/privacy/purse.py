@@ -99,8 +99,7 @@ def guarded(config: Config) -> None:
     if protection_of(config).place not in ON_DEVICE or config.noise != "system":
         raise ConfigError(
             "this device answers only under its owner's budget: the run needs protect = 'dp_sgd', 'local' or "
-            "'distributed' and "
-            f"noise = 'system', got protect = {config.protect!r} and noise = {config.noise!r}"
+            f"'distributed' and noise = 'system', got protect = {config.protect!r} and noise = {config.noise!r}"
         )
 
 

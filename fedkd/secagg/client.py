@@ -47,7 +47,7 @@ SEAL = b"fedkd share"
 class Rules:
     """What a client holds to: at least ``least`` clients in a sum; ``robust`` to dropouts by shared secrets.
 
-    ``topic`` names run and settings: keys are signed for it, so those of another run are not taken.
+    ``topic`` stands for all settings of a run: keys are signed for it, so those of other settings are not taken.
     """
 
     least: int
@@ -57,8 +57,8 @@ class Rules:
     def threshold(self, circle: int) -> int:
         """Return how many of ``circle`` clients must be there to take masks off: more than two thirds.
 
-        So the server cannot have both a client's own mask and the masks that it shares, not even by telling one half
-        of the clients something else than the other.
+        Where everyone is a neighbor of everyone, the server so cannot have both a client's own mask and the masks that
+        it shares, not even by telling one half of the clients something else than the other.
         """
         return 2 * circle // 3 + 1
 
@@ -92,13 +92,13 @@ def respond(key: int, folder: Path, frame: bytes, rules: Rules, vector: Callable
         body = _keys(key, folder, memory, rules)
     elif memory.state.get("round") != header.round:
         raise PrivacyError(f"no keys for round {header.round}: this client has not taken part in it from its start")
-    elif str(header.kind) in memory.asked or (header.kind == MASKED and memory.state.get("spent")):
+    elif str(header.kind) in memory.asked or (header.kind == MASKED and memory.spent):
         raise PrivacyError(f"round {header.round} was answered already, and this is another question")
     elif header.kind == SHARES and rules.robust:
         body = _shares(key, folder, memory, rules, letters.open_(frame, SHARES)[1])
     elif header.kind == MASKED:
         body = _masked(key, folder, memory, rules, letters.open_(frame, MASKED)[1], vector)
-    elif header.kind == UNMASK and memory.spent:
+    elif header.kind == UNMASK and str(MASKED) in memory.asked:
         body = _unmask(key, memory, rules, letters.open_(frame, UNMASK)[1])
     else:
         raise CodecError(f"a frame of kind {header.kind} is not expected here")
@@ -139,12 +139,12 @@ class _Memory:
     @property
     def used(self) -> bool:
         """Whether anything was built on these keys: secrets shared, or a vector masked. Another try takes new ones."""
-        return str(SHARES) in self.asked or bool(self.state.get("spent"))
+        return str(SHARES) in self.asked or self.spent
 
     @property
     def spent(self) -> bool:
-        """Whether the vector has left under these keys, which are good for one only."""
-        return str(MASKED) in self.asked
+        """Whether a vector was made for these keys, which are good for one only."""
+        return bool(self.state.get("spent"))
 
     def keep(self, kind: int, digest: str, answer: bytes, *, durable: bool) -> None:
         """Remember a question and what was answered, before the answer leaves."""

@@ -74,10 +74,7 @@ def ask_shares(query: Query, members: Roster) -> dict[int, bytes]:
 
 def read_shares(frame: bytes) -> dict[int, bytes]:
     """Return a client's sealed shares, by whom they are for."""
-    reader = letters.open_(frame, SHARES)[1]
-    sealed = letters.read_sealed(reader)
-    reader.end()
-    return sealed
+    return _by_client(frame, SHARES)
 
 
 def ask_masked(
@@ -116,7 +113,11 @@ def ask_unmask(query: Query, members: Roster, asked: Sequence[int], there: Seque
 
 def read_unmask(frame: bytes) -> dict[int, bytes]:
     """Return a client's seeds or shares, by whom they are about."""
-    reader = letters.open_(frame, UNMASK)[1]
+    return _by_client(frame, UNMASK)
+
+
+def _by_client(frame: bytes, kind: int) -> dict[int, bytes]:
+    reader = letters.open_(frame, kind)[1]
     found = letters.read_sealed(reader)
     reader.end()
     return found

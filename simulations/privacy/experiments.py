@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fedkd import svg
 from fedkd.charts import Line, line_chart
 from fedkd.config import Config
 from fedkd.page import picture
@@ -61,15 +60,15 @@ def drawn(name: str, sweep: Sweep, found: Mapping[str, Mapping[str, Any]]) -> st
         points.setdefault(rest or name, []).append((float(number), found[variant]["student"]["mean"]))
     lines = [Line(rest, sorted(ps), i % 8 + 1, i // 8) for i, (rest, ps) in enumerate(points.items())]
     chart = line_chart(
-        lines, title=question(name), x_label=key.replace("_", " "), y_label="student", y_format=percent, x_format=_plain
+        lines,
+        title=question(name),
+        x_label=key.replace("_", " "),
+        y_label="student",
+        y_format=percent,
+        x_format=_plain,
+        keyed=True,
     )
-    tall = float(chart.split('viewBox="0 0 ')[1].split('"')[0].split()[1])
-    words = [
-        svg.circle(f"dot s{line.color}", 8, tall + 16 * i + 4, 3.8) + svg.text(18, tall + 16 * i + 8, line.name, "tick")
-        for i, line in enumerate(lines)
-    ]
-    chart = chart.replace(f'viewBox="0 0 400 {tall:g}"', f'viewBox="0 0 400 {tall + 16 * len(lines):g}"')
-    return picture(chart.removesuffix("</svg>") + "".join(words) + "</svg>")
+    return picture(chart)
 
 
 def _plain(value: float) -> str:
