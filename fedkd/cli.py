@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-ledger_app = typer.Typer(help="Read what a client has spent of its privacy budget.", no_args_is_help=True)
+ledger_app = typer.Typer(help="Read what was spent of a privacy budget.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
 
@@ -351,7 +351,8 @@ def _execute(
     from fedkd.report import write_report
     from fedkd.rundir import RunDirectory
 
-    settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming})
+    ledger = resolved.config.ledger and str(Path(resolved.config.ledger).resolve())  # apps may run in another folder
+    settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming, "ledger": ledger})
     directory = RunDirectory(path)
     before = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     usual = signal.signal(signal.SIGTERM, _terminate)
@@ -405,7 +406,14 @@ def _tidy(directory: Any, before: set[str], *, keep_log: bool = False) -> None:
     """
     if directory.checkpoint.exists():
         return
-    files = [directory.config, directory.origin, directory.metrics, directory.table, directory.path / "clients.log"]
+    files = [
+        directory.config,
+        directory.origin,
+        directory.identity,
+        directory.metrics,
+        directory.table,
+        directory.path / "clients.log",
+    ]
     for file in files[: -1 if keep_log else None]:
         if file.name not in before:
             file.unlink(missing_ok=True)

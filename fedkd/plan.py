@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -28,6 +29,7 @@ from fedkd.memory import Memory, Pool
 from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
+from fedkd.privacy.ledger_report import verify
 from fedkd.privacy.report import spent_in
 from fedkd.privacy.responses import deviation, keep_probability
 from fedkd.protect import SAID, doubtful_delta, least_of, protection_of, spending
@@ -405,7 +407,7 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
         f"privacy: epsilon {total:.3g} at delta {config.delta:g} for one {chosen.unit} ({chosen.neighbors}), "
         f"{once:.3g} after round 1{seeded}"
     ]
-    lines += [f"warning: {line}" for line in doubtful_delta(config)]
+    lines += _in_ledger(config) + [f"warning: {line}" for line in doubtful_delta(config)]
     if chosen.place == "training":
         return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
     if chosen.place == "answers":
@@ -436,6 +438,16 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
         first = chosen.test * noise * math.sqrt(rows) / config.clients
         told += f"; rows are told above {chosen.threshold:g} of the votes, sd {first:.2g} on that share"
     return [*lines, f"{told}; sd {sd:.2g} on each mean label" + (" before smoothing" if chosen.smooth else "")]
+
+
+def _in_ledger(config: Config) -> list[str]:
+    """Return what earlier runs have left of the server's budget; reads its ledger and changes nothing."""
+    if not config.ledger:
+        return []
+    whole = config.ledger_epsilon or config.epsilon
+    fresh = not (Path(config.ledger) / "ledger.jsonl").exists()
+    before = () if fresh else tuple(entry.event for entry in verify(Path(config.ledger)).reservations)
+    return [f"ledger: earlier runs have spent epsilon {spent(before, config.delta):.3g} of {whole:g}"]
 
 
 def _turning(first: bool, round_: int | None, counted: str) -> str:

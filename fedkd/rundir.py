@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,7 @@ class RunDirectory:
         self.student = path / "student.safetensors"
         self.summary = path / "summary.json"
         self.origin = path / "origin.json"
+        self.identity = path / "run.id"
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""
@@ -59,13 +61,27 @@ class RunDirectory:
         if config.resume:  # maybe from round 1: then there is no checkpoint yet, and clients repeat what they answered
             self.clients.mkdir(exist_ok=True)
             return
-        for file in (self.checkpoint, self.metrics, self.table, self.student, self.summary, self.path / "report.html"):
+        for file in (
+            self.checkpoint,
+            self.metrics,
+            self.table,
+            self.student,
+            self.summary,
+            self.identity,
+            self.path / "report.html",
+        ):
             file.unlink(missing_ok=True)
         for folder in (self.clients, self.ballots):
             shutil.rmtree(folder, ignore_errors=True)
         self.clients.mkdir()
         if not self.config.exists():
             write_atomic(self.config, Resolved(config, {}).to_toml().encode())
+
+    def name_in_ledger(self) -> str:
+        """Return the name under which this run is charged, ever the same until it is begun anew."""
+        if not self.identity.exists():
+            write_atomic(self.identity, f"{self.path.name[:60]}-{uuid.uuid4().hex}".encode())
+        return self.identity.read_text(encoding="utf-8")
 
     def rewrite(self, reports: Sequence[RoundReport]) -> None:
         """Make the journal agree with the checkpoint: a crash may have come between the two."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
 from fedkd.learner import Learner, set_threads
+from fedkd.privacy.purse import begin_run
+from fedkd.privacy.report import in_ledger
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
 from fedkd.rundir import DEPLOYMENT, RunDirectory
@@ -82,10 +85,19 @@ class FederatedDistillation:
             directory.rewrite(loop.state.reports)
         exchange = GridExchange(grid, ttl=config.deadline * (2 if config.late else 1))
         exchange.wait_for(config.clients, quorum=config.quorum, timeout=config.deadline)
+        all_runs = self._charge(directory)
         reports = loop.run(exchange)
         began = directory.began() if directory is not None else {"engine": "", "command": self.command}
         simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", DEPLOYMENT)
-        return self._finish(loop, shared, student, reports, directory, simulated, began["command"] or self.command)
+        return self._finish(
+            loop, shared, student, reports, directory, simulated, began["command"] or self.command, all_runs
+        )
+
+    def _charge(self, directory: RunDirectory | None) -> float | None:
+        """Charge the server's ledger, if it keeps one: when the clients are there, and before any is asked."""
+        if not self.config.ledger:
+            return None
+        return begin_run(self.config, directory.name_in_ledger() if directory else uuid.uuid4().hex)
 
     def _tell(self, directory: RunDirectory | None) -> Observer:
         def observe(event: str, facts: Mapping[str, Any]) -> None:
@@ -104,9 +116,12 @@ class FederatedDistillation:
         directory: RunDirectory | None,
         simulated: bool,
         command: str,
+        all_runs: float | None,
     ) -> Result:
         self.observe("summary", {"pooled": self.config.pooled and simulated})
         summary = summarize(self.config, shared, student, loop.state, command=command, simulated=simulated)
+        if all_runs is not None:
+            summary["privacy"] |= in_ledger(self.config, all_runs)
         if directory is not None:
             try:
                 directory.finish(summary, student)
