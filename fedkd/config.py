@@ -73,6 +73,7 @@ class Config(BaseModel):
     deadline: float = Field(600.0, gt=0, description="seconds a round waits for answers")
     grace: float = Field(600.0, ge=0, description="seconds a round waits on after the quorum is met")
     late: bool = Field(True, description="count answers of an earlier round that arrive late")
+    remember: int = Field(5, ge=0, description="rounds for which the last ballot of a client that is away still counts")
     evaluate: bool = Field(True, description="measure accuracy on test data; clients send theirs if protect = none")
     pooled: bool = Field(True, description="train the pooled-data reference after a simulation")
     threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")

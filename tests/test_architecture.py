@@ -34,7 +34,7 @@ LAYERS = [
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "axes", "svg", "report_template", "page", "recording", "augment",
      "schedule", "lesson", "attack", "defense", "hint", "evidence", "features", "linear_learner", "private_torch",
-     "privacy", "protect", "secagg"},
+     "privacy", "protect", "secagg", "absence"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "collect", "masked_round", "rounds", "rundir", "reference"},
