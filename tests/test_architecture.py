@@ -37,7 +37,7 @@ LAYERS = [
      "privacy", "protect", "secagg"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
-    {"client", "collect", "masked_round", "rounds", "rundir", "reference"},
+    {"client", "envelope", "collect", "masked_round", "rounds", "rundir", "reference"},
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
     {"flower"},

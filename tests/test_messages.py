@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkd import events, frames, records
+from fedkd import envelope, events, frames, records
 from fedkd.client import Answer, Site
 from fedkd.codec import decode_query, decode_release, encode_query, encode_release
 from fedkd.collect import Reply
@@ -101,8 +102,12 @@ LETTERS = {"cards", "sealed", "clients", "words"}
 CARD = {"client", "masks", "channel", "identity", "signature"}
 RULES = {"least": "the settings", "robust": "the settings", "topic": "a hash of the settings"}
 MESSAGES = {
-    "query_content": {"query.frame": "a Query", "acknowledged.round": "which answer arrived last"},
-    "answer_content": {"release.frame": "a Release", "metrics.accuracy": "only with protect = none and evaluate"},
+    "query_content": {"query.frame": "a Query", "query.acknowledged": "which answer arrived last"},
+    "answer_content": {
+        "release.frame": "a Release",
+        "release.salt": "random bytes of the system, made anew for each message",
+        "release.accuracy": "only with protect = none and evaluate",
+    },
     "error_content": {"refusal.client": "who", "refusal.error": "of a device the kind of its error, no text of it"},
 }
 KIND_NAMES = {"QUERY", "RELEASE", "KEYS", "SHARES", "MASKED", "UNMASK"}
@@ -180,6 +185,37 @@ def test_messages_carry_these_records_and_no_others():
     }
     for name, content in full.items():
         assert {f"{record}.{key}" for record, value in content.items() for key in value} == set(MESSAGES[name]), name
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_large_frame_lies_beside_its_record_and_is_found_there(beyond):
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    frame = bytes(range(256)) * (envelope.LARGE // 256) + bytes(beyond)
+    query, answer = messages.query_content(frame, 3), messages.answer_content(Answer(frame, 0.5))
+    for content, name in ((query, "query"), (answer, "release")):
+        assert ("frame" in content.config_records[name], set(content)) == (
+            (False, {name, "frame"}) if beyond else (True, {name})
+        )
+    assert messages.read_query(Message(query, 1, messages.QUERY)) == (frame, 3)
+    assert messages.read_answer(answer) == (frame, 0.5, None, None)
+
+
+def test_equal_answers_are_different_objects_of_equal_size():
+    """Flower takes no object twice: without the salt, who answers the same would be told so."""
+    one, two = (messages.answer_content(Answer(b"frame", None)) for _ in range(2))
+    assert one.object_id != two.object_id
+    assert messages.size_of(one) == messages.size_of(two)
+    salts = [content.config_records["release"]["salt"] for content in (one, two)]
+    assert [len(salt) for salt in salts] == [16, 16]
+
+
+def test_a_foreign_array_is_no_frame():
+    for stype in ("numpy.ndarray", "fedkd.frame2"):
+        array = ArrayRecord({"frame": FlowerArray("uint8", (3,), stype, b"abc")})
+        with pytest.raises(CodecError, match="not a fedkd frame"):
+            messages.read_answer(RecordDict({"release": ConfigRecord({}), "frame": array}))
+    with pytest.raises(CodecError, match="without a release frame"):
+        messages.read_answer(RecordDict({"release": ConfigRecord({"frame": "text"})}))
 
 
 def test_whoever_builds_a_message_does_so_in_one_file():
@@ -263,12 +299,15 @@ def no_state(monkeypatch):
 @pytest.mark.parametrize("name", PRIVATE)
 def test_in_private_modes_an_answer_is_a_frame_and_no_number_beside_it(name, no_state):
     for content in answers(private_config(name)):
-        assert {f"{record}.{key}" for record, value in content.items() for key in value} == {"release.frame"}
+        assert {f"{record}.{key}" for record, value in content.items() for key in value} == {
+            "release.frame",
+            "release.salt",
+        }
 
 
 def test_without_a_protection_accuracy_goes_along_so_that_the_test_above_can_fail(no_state):
     (content,) = answers(Config(clients=4, learner="linear", local_epochs=1), keys=(0,))
-    assert "metrics" in content
+    assert "accuracy" in content.config_records["release"]
 
 
 @pytest.mark.parametrize("name", PRIVATE)
