@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkd import envelope, events, frames, records
+from fedkd import envelope, events, frames, records, site
 from fedkd.client import Answer, Site
 from fedkd.codec import decode_query, decode_release, encode_query, encode_release
 from fedkd.collect import Reply
@@ -274,7 +274,7 @@ def test_a_query_says_nothing_beside_its_fields():
 
 def answers(config, keys=(0, 1, 2, 3)):
     """Return what clients with different shares say to the same query, as messages."""
-    shared = apps.shared_data(config)
+    shared = site.shared_data(config)
     query = Query(1, np.arange(len(shared.transfer)), shared.dataset.classes, shared.transfer.fingerprint)
     frame = encode_query(query, len(shared.transfer))
     return [ask(config, frame, {"partition-id": k}) for k in keys]
@@ -290,10 +290,10 @@ def ask(config, frame, node_config, folder="/nonexistent/state"):
 @pytest.fixture
 def no_state(monkeypatch):
     """Clients of these tests remember nothing and keep no ledger."""
-    made = apps.site_of
+    made = site.site_of
     monkeypatch.setattr(
-        apps, "site_of", lambda *given: dataclasses.replace(made(*given), state=None, ledger=None)
-    )  # fmt: skip
+        site, "site_of", lambda *given, **named: dataclasses.replace(made(*given, **named), state=None, ledger=None)
+    )
 
 
 @pytest.mark.parametrize("name", PRIVATE)
@@ -313,14 +313,14 @@ def test_without_a_protection_accuracy_goes_along_so_that_the_test_above_can_fai
 @pytest.mark.parametrize("name", PRIVATE)
 def test_in_private_modes_all_answers_have_one_size_whatever_the_data(name, no_state, monkeypatch):
     config = private_config(name, partition="dirichlet(alpha=0.3)")
-    real = apps.shared_data(config)
+    real = site.shared_data(config)
     nobody = dataclasses.replace(real, parts=[*real.parts[:3], real.parts[3][:0]])  # and a client without any
-    monkeypatch.setattr(apps, "shared_data", lambda *given: nobody)
-    apps._private.cache_clear()
+    monkeypatch.setattr(site, "shared_data", lambda *given: nobody)
+    site._private.cache_clear()
     shares = [len(part) for part in nobody.parts]
     assert len(set(shares)) == 4
     assert len({messages.size_of(content) for content in answers(config)}) == 1
-    apps._private.cache_clear()
+    site._private.cache_clear()
 
 
 class Noting(Nearby):
@@ -408,7 +408,7 @@ def test_no_text_of_an_error_leaves_a_device(kind, protect, device, tmp_path, mo
 
     monkeypatch.setattr("fedkd.client._fit", leak)
     config = private_config("dp_sgd") if protect == "dp_sgd" else Config(clients=4, learner="linear", rounds=1)
-    shared = apps.shared_data(config)
+    shared = site.shared_data(config)
     frame = encode_query(Query(1, np.arange(5), 10, shared.transfer.fingerprint), len(shared.transfer))
     content = ask(config, frame, device, str(tmp_path / "state"))
     assert set(content) == {"refusal"}
@@ -425,13 +425,13 @@ def test_no_text_of_an_error_leaves_a_device(kind, protect, device, tmp_path, mo
 )  # fmt: skip
 def test_what_the_owner_of_a_device_has_set_is_not_told(wrong, device, tmp_path):
     config = private_config("dp_sgd")
-    shared = apps.shared_data(config)
+    shared = site.shared_data(config)
     frame = encode_query(Query(1, np.arange(5), 10, shared.transfer.fingerprint), len(shared.transfer))
     content = ask(config, frame, {**device, **wrong}, str(tmp_path / "state"))
     assert "patients" not in json.dumps(dict(content["refusal"]))
 
 
 def test_an_error_before_there_is_a_client_has_no_text_of_the_device():
-    with pytest.raises(FedkdError) as caught:  # Flower sends the text of it
-        apps.client_key(Context(1, 9, {"partition-id": "patients"}, RecordDict(), {}))
+    with pytest.raises(FedkdError) as caught:  # the text of it is told
+        site.client_key({"partition-id": "patients"}, 9)
     assert "patients" not in str(caught.value)

@@ -151,7 +151,7 @@ def test_a_client_that_raises_says_what_kind_of_error_and_no_more(tmp_path, monk
     def leak(*arguments):
         raise ValueError("patient 17 has label 3")
 
-    monkeypatch.setattr("fedkd.flower.apps.answer_frame", leak)
+    monkeypatch.setattr("fedkd.site.answer", leak)
     with pytest.raises(QuorumError) as caught:
         FederatedDistillation(CONFIG).start(grid=HereGrid(CONFIG, tmp_path))
     assert "ValueError" in str(caught.value)
