@@ -81,7 +81,7 @@ class Node:
         self._away = False
 
     def run(self, *, once: bool = False) -> int:
-        """Answer until stopped, or with ``once`` until a run that was answered is over; return the number of answers."""
+        """Answer until stopped, or with ``once`` until a run that was answered is over; return how many."""
         answered, strays = 0, 0
         heard = time.monotonic()
         try:
