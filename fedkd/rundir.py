@@ -19,12 +19,15 @@ from fedkd.learner import Learner
 from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
 
-DEPLOYMENT, REPLAY = "deployment", "replay"
+DEPLOYMENT, REPLAY, SERVED = "deployment", "replay", "serve"
+NETWORKED = frozenset({DEPLOYMENT, SERVED})
+"""Engines whose clients are elsewhere: nobody here has their data."""
 
 
 class RunDirectory:
     """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
-    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember.
+    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember. A run that
+    was served has ``serve.json``, how and where.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +43,7 @@ class RunDirectory:
         self.summary = path / "summary.json"
         self.origin = path / "origin.json"
         self.identity = path / "run.id"
+        self.terms = path / "serve.json"
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""

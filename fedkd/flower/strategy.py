@@ -30,7 +30,7 @@ from fedkd.privacy.purse import begin_run
 from fedkd.privacy.report import in_ledger
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
-from fedkd.rundir import DEPLOYMENT, RunDirectory
+from fedkd.rundir import DEPLOYMENT, NETWORKED, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 
 MALFORMED = (DecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError)
@@ -88,7 +88,7 @@ class FederatedDistillation:
         all_runs = self._charge(directory)
         reports = loop.run(exchange)
         began = directory.began() if directory is not None else {"engine": "", "command": self.command}
-        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", DEPLOYMENT)
+        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", *NETWORKED)
         return self._finish(
             loop, shared, student, reports, directory, simulated, began["command"] or self.command, all_runs
         )
