@@ -228,7 +228,7 @@ def test_a_node_comes_back_with_its_name_and_says_so_by_a_heartbeat(trial, port)
 
 def test_a_server_that_forgot_its_nodes_gets_to_know_them_again(trial, port):
     with trial.living(port):
-        until(lambda: trial.fleet.keys)
+        until(lambda: trial.told)
         trial.fleet.keys.clear()
         trial.fleet.online.clear()
         until(lambda: trial.fleet.keys)
@@ -432,6 +432,7 @@ def test_what_a_node_is_busy_with_is_kept_as_it_is(trial):
         found = trial.home.pending()
         assert dataclasses.replace(found, frame=b"") == dataclasses.replace(pending, frame=b"")
         assert pending.reply is not None or found.frame == pending.frame
+        assert str(found.reply) == str(pending.reply)  # also the order, on which the bytes depend
 
 
 def test_waiting_grows_with_idleness_within_bounds():
