@@ -33,7 +33,7 @@ FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 COUNT: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions"), COUNT),
+    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions", "threads"), COUNT),
     "temperature": (lambda value: 0 < value < math.inf, "above 0"),
     "size": (lambda value: value >= 0, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
@@ -222,6 +222,46 @@ def linear(
     from fedkd.linear_learner import LinearLearner
 
     return LinearLearner(shape, classes, training, features=features, dimensions=dimensions, temperature=temperature)
+
+
+@learner
+def onnx(
+    shape: Shape,
+    classes: int,
+    training: Training,
+    seed: int,
+    *,
+    path: str,
+    output: str = "",
+    head: str = "softmax",
+    scores: str = "logits",
+    dimensions: int = 100,
+    temperature: float = 1.0,
+    public: bool = False,
+    threads: int = 1,
+) -> Learner:
+    """An ONNX model as fixed features under a softmax head in numpy, or, with ``head = "none"``, as it is.
+
+    ``output`` is the last one unless named. ``public`` says that private data had no part in the file: DP-SGD of the
+    head wants that. Without a head ``scores`` says what comes out, ``logits`` or ``probabilities``.
+    """
+    try:
+        from fedkd import onnx_learner
+    except ModuleNotFoundError as error:
+        raise ExtraError("learner 'onnx'", str(error.name), "light") from None
+    return onnx_learner.build(
+        shape,
+        classes,
+        training,
+        path=path,
+        output=output,
+        head=head,
+        scores=scores,
+        dimensions=dimensions,
+        temperature=temperature,
+        public=public,
+        threads=threads,
+    )
 
 
 @learner

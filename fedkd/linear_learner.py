@@ -9,6 +9,7 @@ noise falls on few directions and on all alike, and the curvature there, by whic
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +62,19 @@ class LinearLearner:
         classes: int,
         training: Training,
         *,
-        features: str = "shapes",
+        features: str | Callable[[Array], Array] = "shapes",
         dimensions: int = 100,
         temperature: float = 1.0,
     ) -> None:
-        """Start from no opinion. Fewer ``dimensions`` have less noise, more know more; inputs of few pixels are raw."""
-        image = len(shape) == 3 and min(shape[1:]) >= SIDE
-        self.features = build(features if image else "raw")
+        """Start from no opinion. Fewer ``dimensions`` have less noise, more know more; inputs of few pixels are raw.
+
+        ``features`` names some of :mod:`fedkd.features`, or is a function of the same kind.
+        """
+        if isinstance(features, str):
+            image = len(shape) == 3 and min(shape[1:]) >= SIDE
+            self.features = build(features if image else "raw")
+        else:
+            self.features = features
         try:
             width = self.features(np.zeros((1, *shape), np.float32)).shape[1]
         except (TypeError, ValueError, IndexError) as error:

@@ -16,6 +16,7 @@ ALLOWED = {
     "fedkd/hint.py": {"torch"},
     "fedkd/models.py": {"torch", "torchvision"},
     "fedkd/sklearn_learner.py": {"sklearn"},
+    "fedkd/onnx_learner.py": {"onnxruntime"},
     "fedkd/dataset.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
     "fedkd/data_files.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
 }
@@ -34,7 +35,7 @@ LAYERS = [
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "axes", "svg", "report_template", "page", "recording", "augment",
      "schedule", "lesson", "attack", "defense", "hint", "evidence", "features", "linear_learner", "private_torch",
-     "privacy", "protect", "secagg"},
+     "onnx_learner", "privacy", "protect", "secagg"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "collect", "masked_round", "rounds", "rundir", "reference"},
