@@ -175,10 +175,10 @@ def _answer(
         remembered: dict[str, Array] = {}
     else:
         if back is not None:
-            x = site.transfer.inputs[back.indices]
+            x = _inputs(site, back.indices)
             learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
         event = _fit(site, config, learner, y, query.round) if charge.trains else NoOp()
-        p = _predict(site, learner, site.transfer.inputs[query.indices])
+        p = _predict(site, learner, _inputs(site, query.indices))
         w, remembered = _expertise(site, config, query, p, arrays, draws=charge.sketches)
         p, said = _evidence(site, config, query, y, p, arrays)
         remembered |= said
@@ -253,6 +253,12 @@ def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[
             yield begin_share(ledger, config, site.run, digest)
         else:
             yield begin_round(ledger, config, site.run, round_, digest)
+
+
+def _inputs(site: Site, indices: Array) -> Array:
+    """Return rows of the transfer set; all of them are no copy, which a small device may have no room for."""
+    inputs = site.transfer.inputs
+    return inputs if np.array_equal(indices, np.arange(len(inputs))) else inputs[indices]
 
 
 def _rows(site: Site, config: Config) -> int:

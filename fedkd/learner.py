@@ -307,7 +307,7 @@ class Adapted:
     parameters = 0
 
     def __init__(self, model: Any, name: str) -> None:
-        """Wrap ``model``, which the run knows as ``name``."""
+        """Wrap ``model``, which the run knows as ``name``. Public inputs are all clients': it gets copies of them."""
         self.model, self.architecture = model, name
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
@@ -316,11 +316,11 @@ class Adapted:
 
     def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
         """Call the model's ``distill(x, p)``, with ``w`` and ``rng`` if it takes them."""
-        self._call("distill", x, p, w=w, rng=rng)
+        self._call("distill", x.copy(), p, w=w, rng=rng)
 
     def predict(self, x: Array) -> Array:
         """Return what the model predicts."""
-        return np.asarray(self.model.predict(x))
+        return np.asarray(self.model.predict(x.copy()))
 
     def state(self) -> dict[str, Array]:
         """Return the model's state, if it has one."""
