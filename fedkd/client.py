@@ -22,7 +22,7 @@ from fedkd.events import Event, Gaussian, NonPrivate, NoOp, RandomizedResponse
 from fedkd.evidence import beside, evidence
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
-from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
+from fedkd.learner import Learner, Training, check_private, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
 from fedkd.privacy.chain import Head
 from fedkd.privacy.client_level import blurred, even_sized
@@ -144,6 +144,8 @@ def _remembering(
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
     check_classes(config, site.classes)
+    if site.learner is not None and protection_of(config).place == "training":  # which no server has tried before
+        check_private(build_learner(site, config), site.learner, site.transfer.inputs.shape[1:])
     with _charged(site, config, query.round, digest, header) as charge:
         reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge, write)
         charge.commit(reply.frame if _keeps(config) else b"")

@@ -447,6 +447,11 @@ def is_factory(spec: str) -> bool:
     return bool(FACTORY.fullmatch(spec)) and name not in learner.names()
 
 
+def names_a_file(spec: str) -> bool:
+    """Say whether ``spec`` is a learner that is read from a file, which must be on the device that builds it."""
+    return spec.partition("(")[0].partition(":")[0].strip() == onnx.__name__
+
+
 def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
     """Return those of the ``offered`` arguments that ``function`` takes by name."""
     try:

@@ -36,7 +36,7 @@ from fedkd.config import Config
 from fedkd.dataset import Dataset, as_inputs, fingerprint, labels_among, read
 from fedkd.errors import BudgetExhausted, CodecError, ConfigError, DataError, FedkdError, SpecError, did_you_mean
 from fedkd.federation import Federation, federation
-from fedkd.learner import is_factory
+from fedkd.learner import is_factory, names_a_file
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
 from fedkd.records import TransferSet
@@ -133,6 +133,11 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
         raise ConfigError(
             f"learner {spec!r} is code that the run names, and this node has data of its own: its owner must set "
             "learner or allow-code"
+        )
+    if own and names_a_file(spec):
+        raise ConfigError(
+            f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "
+            "must set learner"
         )
 
 
