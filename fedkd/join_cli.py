@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import replace
@@ -113,7 +114,8 @@ def _live(home: Home, *, once: bool) -> None:
     sys.stdout.flush()
     words = [sys.executable, "-m", "fedkd.fleet", str(home.path), *(["--once"] if once else [])]
     if os.name == "posix":
-        os.execv(sys.executable, words)
+        with contextlib.suppress(OSError):  # under an emulator: then this process has to do
+            os.execv(sys.executable, words)
     from fedkd.fleet.resident import main
 
     raise typer.Exit(main(words[3:]))
