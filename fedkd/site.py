@@ -95,6 +95,9 @@ def refuse(error: Exception, node_config: NodeConfig, node_id: int) -> Refusal:
     """Return what may be told of ``error``; all of it goes to the log of the device."""
     given = str(node_config.get("partition-id", node_id))
     who = given if given.isdigit() else str(node_id)  # any other text is its owner's
+    if isinstance(error, MemoryError):
+        log.error("client %s: out of memory; raise --max-memory or take a smaller learner (fedkd bench-device)", who)
+        return Refusal(who, "MemoryError: this device has not enough memory for it")
     if not isinstance(error, FedkdError):
         log.error("client %s failed", who, exc_info=error)
         # Only the type leaves: the text of a foreign exception may quote private data. Our own engine says of its nodes
@@ -224,7 +227,7 @@ def _ledger_directory(node_config: NodeConfig, default: Path, x: np.ndarray) -> 
     if "ledger-dir" in node_config:
         return Path(str(node_config["ledger-dir"]))
     if _outlives(node_config):
-        return _home() / "ledgers" / fingerprint(x)[:32]
+        return remembers() / "ledgers" / fingerprint(x)[:32]
     return default
 
 
@@ -254,8 +257,9 @@ def _state_directory(config: Config, node_config: NodeConfig, run_id: int) -> Pa
         return Path(str(node_config["state-dir"]))
     if "data" not in node_config and config.output and Path(config.output).is_dir():  # on the server's own machine
         return Path(config.output) / "clients"
-    return _home() / "state" / str(run_id)
+    return remembers() / "state" / str(run_id)
 
 
-def _home() -> Path:
+def remembers() -> Path:
+    """Return the folder of this device for what belongs to no run in particular: ``FEDKD_HOME``, or ``~/.fedkd``."""
     return Path(os.environ.get("FEDKD_HOME", Path.home() / ".fedkd"))

@@ -19,6 +19,8 @@ from fedkd.fleet.node import Node
 from fedkd.units import size
 
 INTERRUPTED = 130
+WORK = 48 * 2**20
+"""Bytes of memory that a node needs for the smallest of rounds: linear algebra alone sets 32 MiB aside."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedkdError as error:
         print(f"error {printable(str(error))}", file=sys.stderr, flush=True)
         return 2
+    except MemoryError:
+        print("error not enough memory for this node; raise --max-memory", file=sys.stderr, flush=True)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; what was begun goes on when the node is started again", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -47,11 +52,31 @@ def live(home: Home, *, once: bool = False) -> int:
         settings = home.settings()
         if settings is None:
             raise ConfigError(f"there is no node in {home.path}; run: fedkd join URL --home {home.path}")
+        cap_memory(settings.memory)
         address = Address.of(settings.url, insecure=True)
         context = trusting(home.known_authority()) if address.secure else None
         link = Link(address, context, Identity.at(home.key), bandwidth=settings.bandwidth)
         node = Node(home, link, settings, home.common(settings.about), observe=show)
         return node.run(once=once)
+
+
+def cap_memory(limit: int | None) -> None:
+    """Let this process have at most ``limit`` bytes of memory to write to; raise if it could not even start.
+
+    A round that wants more fails with a MemoryError, costs its answer, and leaves node and device as they were.
+    """
+    if limit is None:
+        return
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise ConfigError("max-memory is known to work on Linux only; join again without it")
+    held = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData")) * 1024
+    least = held + WORK
+    if limit < least:
+        raise ConfigError(f"max-memory must be at least {least / 1e6:.0f} MB on this machine, got {limit / 1e6:.0f}")
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def show(event: str, facts: Mapping[str, Any]) -> None:
