@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 from fedkd.errors import ConfigError, FedkdError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
+from fedkd.fleet.limit import cap_memory
 from fedkd.fleet.link import Address, Link, trusting
 from fedkd.fleet.node import Node
 from fedkd.units import size
 
 INTERRUPTED = 130
-WORK = 48 * 2**20
-"""Bytes of memory that a node needs for the smallest of rounds: linear algebra alone sets 32 MiB aside."""
+_MMAP_THRESHOLD = -3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,27 +57,25 @@ def live(home: Home, *, once: bool = False) -> int:
         address = Address.of(settings.url, insecure=True)
         context = trusting(home.known_authority()) if address.secure else None
         link = Link(address, context, Identity.at(home.key), bandwidth=settings.bandwidth)
-        node = Node(home, link, settings, home.common(settings.about), observe=show)
+        give_back = frugal()
+
+        def observe(event: str, facts: Mapping[str, Any]) -> None:
+            show(event, facts)
+            give_back()
+
+        node = Node(home, link, settings, home.common(settings.about), observe=observe)
         return node.run(once=once)
 
 
-def cap_memory(limit: int | None) -> None:
-    """Let this process have at most ``limit`` bytes of memory to write to; raise if it could not even start.
-
-    A round that wants more fails with a MemoryError, costs its answer, and leaves node and device as they were.
-    """
-    if limit is None:
-        return
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise ConfigError("max-memory is known to work on Linux only; join again without it")
-    held = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData")) * 1024
-    least = held + WORK
-    if limit < least:
-        raise ConfigError(f"max-memory must be at least {least / 1e6:.0f} MB on this machine, got {limit / 1e6:.0f}")
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+def frugal() -> Callable[[], None]:
+    """Have freed memory go back to the system, where the C library can be told so; return what gives back the rest."""
+    try:
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 64 * 1024)  # else it grows with the largest array that was ever freed
+        trim = library.malloc_trim
+    except (OSError, AttributeError, TypeError):  # not the GNU library
+        return lambda: None
+    return lambda: trim(0)
 
 
 def show(event: str, facts: Mapping[str, Any]) -> None:
