@@ -18,6 +18,7 @@ import fedkd
 from fedkd import config as configuration
 from fedkd import engine, parts
 from fedkd.audit_cli import audit_app
+from fedkd.device_cli import bench_device
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.join_cli import join
 
@@ -33,6 +34,7 @@ ledger_app = typer.Typer(help="Read what a client has spent of its privacy budge
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
 app.command()(join)
+app.command(name="bench-device")(bench_device)
 
 CORES = os.cpu_count() or 1
 TERMINATED = 128 + signal.SIGTERM

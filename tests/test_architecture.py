@@ -42,8 +42,8 @@ LAYERS = [
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
     {"flower", "fleet"},
-    {"engine", "fedavg", "plan"},
-    {"cli", "audit_cli", "join_cli", "__main__"},
+    {"engine", "fedavg", "plan", "bench_device", "trial_round"},
+    {"cli", "audit_cli", "join_cli", "device_cli", "__main__"},
 ]  # fmt: skip
 FILES = sorted(p for top in FORBIDDEN for p in (ROOT / top).rglob("*.py"))
 
