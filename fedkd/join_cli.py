@@ -57,7 +57,7 @@ def join(
     where = Home((home or invitation.home()).expanduser().resolve())
     with where.locked():
         limits = _Limits(1000 * bandwidth if bandwidth else None, round(1e6 * max_memory) if max_memory else None)
-        _set_up(where, invitation, own, demo, name, limits, ask=not yes and sys.stdin.isatty(), quiet=systemd)
+        _set_up(where, invitation, own, demo, name, limits, ask=not yes and _is_terminal(), quiet=systemd)
     if systemd:
         _print_unit(where)
     else:
@@ -150,6 +150,10 @@ def _live(home: Home, *, once: bool) -> None:
     from fedkd.fleet.resident import main
 
     raise typer.Exit(main(words[3:]))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _absolute(spec: str | None) -> str | None:
