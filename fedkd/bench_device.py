@@ -25,8 +25,8 @@ from fedkd.errors import ConfigError, FedkdError
 from fedkd.fleet.__main__ import FRUGAL
 from fedkd.fleet.home import Home
 from fedkd.fleet.joining import Invitation, about, contact
-from fedkd.plan import measures, transfer_measures
 from fedkd.site import remembers
+from fedkd.stored import measures, transfer_measures
 from fedkd.trial_round import Cost, Task
 
 USUAL = Task(Config(learner="linear").to_run_config(), shape=(1, 28, 28), classes=10, rows=1000, examples=500)

@@ -37,6 +37,8 @@ app.command()(join)
 app.command(name="bench-device")(bench_device)
 
 CORES = os.cpu_count() or 1
+LEFT_OUT = ("flwr", "grpc", "jinja2", "dp_accounting")
+"""What fedkd needs, but not to join a run."""
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a run that was ended by SIGTERM, as a shell would report it."""
 
@@ -59,6 +61,16 @@ def main() -> None:
     except FedkdError as error:
         err.print("[bold red]error[/bold red] ", end="")
         err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LEFT_OUT:
+            raise
+        err.print("[bold red]error[/bold red] ", end="")
+        err.print(
+            f"this command needs {error.name}, which an installation for nodes leaves out (docs/raspberry-pi.md): "
+            "install fedkd as README.md says",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")

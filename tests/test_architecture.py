@@ -39,7 +39,7 @@ LAYERS = [
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "site", "envelope", "collect", "masked_round", "rounds", "rundir", "reference"},
-    {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
+    {"scoreboard", "screen", "doctor", "preflight", "stored", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
     {"flower", "fleet"},
     {"engine", "fedavg", "plan", "bench_device", "trial_round"},
