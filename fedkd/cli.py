@@ -15,6 +15,7 @@ import fedkd
 from fedkd import config as configuration
 from fedkd import engine, execution, parts
 from fedkd.audit_cli import audit_app
+from fedkd.device_cli import bench_device
 from fedkd.errors import FedkdError
 from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
 from fedkd.join_cli import join
@@ -35,8 +36,11 @@ app.command()(join)
 app.add_typer(pki_app, name="pki")
 app.add_typer(nodes_app, name="nodes")
 app.command(name="serve")(serve)
+app.command(name="bench-device")(bench_device)
 
 CORES = os.cpu_count() or 1
+LEFT_OUT = ("flwr", "grpc", "jinja2", "dp_accounting", "starlette", "uvicorn", "httpx", "segno")
+"""What fedkd needs, but not to join a run."""
 
 Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(sorted(parts.PRESETS))}.")]
 File = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
@@ -54,6 +58,16 @@ def main() -> None:
     except FedkdError as error:
         err.print("[bold red]error[/bold red] ", end="")
         err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LEFT_OUT:
+            raise
+        err.print("[bold red]error[/bold red] ", end="")
+        err.print(
+            f"this command needs {error.name}, which an installation for nodes leaves out (docs/raspberry-pi.md): "
+            "install fedkd as README.md says",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")

@@ -17,6 +17,7 @@ ALLOWED = {
     "fedkd/hint.py": {"torch"},
     "fedkd/models.py": {"torch", "torchvision"},
     "fedkd/sklearn_learner.py": {"sklearn"},
+    "fedkd/onnx_learner.py": {"onnxruntime"},
     "fedkd/dataset.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
     "fedkd/data_files.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
 }
@@ -36,17 +37,17 @@ LAYERS = [
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
      "sklearn_learner", "journal", "charts", "axes", "svg", "report_template", "page", "recording", "augment",
      "schedule", "lesson", "attack", "defense", "hint", "evidence", "features", "linear_learner", "private_torch",
-     "privacy", "protect", "secagg", "absence"},
+     "onnx_learner", "privacy", "protect", "secagg", "absence"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
     {"client", "site", "envelope", "collect", "masked_round", "rounds", "rundir", "reference"},
-    {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
+    {"scoreboard", "screen", "doctor", "preflight", "stored", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
     {"flower", "fleet"},
     {"serving"},
-    {"engine", "fedavg", "plan"},
+    {"engine", "fedavg", "plan", "bench_device", "trial_round"},
     {"execution"},
-    {"cli", "audit_cli", "join_cli", "serve_cli", "__main__"},
+    {"cli", "audit_cli", "join_cli", "serve_cli", "device_cli", "__main__"},
 ]  # fmt: skip
 FILES = sorted(p for top in FORBIDDEN for p in (ROOT / top).rglob("*.py"))
 

@@ -21,6 +21,7 @@ SPECS = {
     "logistic": ("logistic", (1, 8, 8)),
     "boosting": ("boosting(iterations=5)", (1, 8, 8)),
     "linear": ("linear", (1, 8, 8)),
+    "onnx": (f"onnx(path={str(ROOT / 'tests' / 'vectors' / 'bands.onnx')!r})", (1, 8, 8)),
     "constant": ("constant", (1, 8, 8)),
 }
 SLOW_TO_LEARN = {"constant", "torchvision"}  # the first never looks at the input, the second needs more than a test has

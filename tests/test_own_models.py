@@ -60,6 +60,19 @@ def test_a_users_object_needs_predict_only(own):
     assert model.state() == {}
 
 
+def test_a_users_object_that_works_in_place_does_not_reach_the_transfer_set(own):
+    model = own(
+        "import numpy as np\nclass Box:\n    def predict(self, x):\n        x -= 1\n"
+        "        return np.full((len(x), 3), 1 / 3)\n"
+        "    def distill(self, x, p):\n        x -= 1\ndef make():\n    return Box()\n"
+    )
+    x, y = images(5, (1, 8, 8))
+    before = x.copy()
+    model.distill(x, one_hot(y), w=np.ones(5), rng=generator(0, "distill"))
+    model.predict(x)
+    assert (x == before).all()
+
+
 def test_a_users_object_gets_randomness_and_state_where_it_asks(own):
     model = own(
         "import numpy as np\nclass Box:\n    def fit(self, x, y, rng):\n        self.drawn = rng.random(2)\n"

@@ -55,12 +55,13 @@ def test_no_rows_have_no_distances():
     assert kth_distance(np.zeros((0, 3), np.float32), normal(4, 3), 1).shape == (0,)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(200, 6), (6, 200), (50, 1), (60, 1200), (1, 3)])
+@pytest.mark.parametrize(("rows", "width"), [(200, 6), (6, 200), (50, 1), (60, 1200), (1100, 1030), (1, 3)])
 def test_all_principal_components_keep_the_distances(rows, width):
     x = normal(rows, width) * np.linspace(0.1, 3, width, dtype=np.float32) + 5
     z, project = principal_components(transfer(x), max(rows, width))
-    exact = np.linalg.norm(x[:, None] - x[None], axis=2)
-    assert np.linalg.norm(z[:, None] - z[None], axis=2) == pytest.approx(exact, rel=1e-3, abs=1e-3)
+    some = slice(60)
+    exact, found = (np.linalg.norm(a[some, None] - a[None, some], axis=2) for a in (x, z))
+    assert found == pytest.approx(exact, rel=1e-3, abs=1e-3)
     assert project(x) == pytest.approx(z, abs=1e-4)
 
 
