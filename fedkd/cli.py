@@ -16,9 +16,11 @@ from rich.console import Console
 
 import fedkd
 from fedkd import config as configuration
-from fedkd import engine, parts
+from fedkd import engine, logs, parts
 from fedkd.audit_cli import audit_app
 from fedkd.errors import FedkdError, QuorumError
+from fedkd.publish_cli import publish
+from fedkd.status_cli import status
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -31,6 +33,8 @@ app.add_typer(config_app, name="config")
 ledger_app = typer.Typer(help="Read what was spent of a privacy budget.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
+app.command()(status)
+app.command()(publish)
 
 CORES = os.cpu_count() or 1
 TERMINATED = 128 + signal.SIGTERM
@@ -77,8 +81,12 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    log_format: Annotated[
+        str | None, typer.Option(envvar=logs.VARIABLE, help="Log what happens to standard error: json or text.")
+    ] = None,
 ) -> None:
     """Federated distillation: clients share predictions on public data; never data, weights or gradients."""
+    logs.configure(log_format)
 
 
 @app.command()
@@ -412,6 +420,7 @@ def _tidy(directory: Any, before: set[str], *, keep_log: bool = False) -> None:
         directory.identity,
         directory.metrics,
         directory.table,
+        directory.status,
         directory.path / "clients.log",
     ]
     for file in files[: -1 if keep_log else None]:

@@ -25,6 +25,12 @@ from fedkd.softlabels import Array
 from fedkd.state import State
 
 Observer = Callable[[str, Mapping[str, Any]], None]
+"""Is told what happens as it happens: an event and its facts, never anything that clients hold.
+
+``waiting`` (present of clients, seconds), ``resume`` (reports), ``round``, ``asked`` (clients, sent: bytes by client,
+seconds to the deadline, phase of a masked round), ``answer`` and ``late`` (:func:`arrival`), ``enough`` (a quorum is
+there: seconds left for the others), ``aggregate``, ``distill``, ``report``, ``summary``.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,9 @@ class Collector:
         releases: dict[int, Release] = {}
         latency: dict[str, float] = {}
         met, waiting = False, dict(sent)
-        self.observe("asked", {"round": query.round, "clients": len(sent)})
+        self.observe(
+            "asked", {"round": query.round, "clients": len(sent), "sent": dict(sent), "seconds": config.deadline}
+        )
         while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
             for reply in exchange.poll(left):
                 if self._ask_again(exchange, reply, query, waiting):
@@ -133,11 +141,13 @@ class Collector:
                     latency[reply.client] = reply.latency
                     if reply.client in clients and reply.asked_as in waiting:
                         clients[reply.client]["bytes_down"] = waiting.pop(reply.asked_as)
-                    self.observe(
-                        "answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")}
-                    )
+                    error = clients.get(reply.client, {}).get("error")
+                    self.observe("answer", arrival(reply, error))
+                else:
+                    self.observe("late", arrival(reply, reply.error))
             if not met and len(releases) >= need:
                 met, end = True, min(end, time.monotonic() + config.grace)
+                self.observe("enough", {"round": query.round, "seconds": max(0.0, end - time.monotonic())})
         for name, size in waiting.items():
             silent = {
                 "status": "silent",
@@ -266,6 +276,18 @@ class Collector:
             clients[reply.client] = {**row, "status": "answered", "error": None}
 
 
+def arrival(reply: Reply, error: str | None) -> dict[str, Any]:
+    """Return what an observer is told of a reply, and of the ``error`` for which it does not count."""
+    return {
+        "round": reply.round,
+        "client": reply.client,
+        "asked_as": reply.asked_as,
+        "bytes_up": reply.bytes_up,
+        "seconds": reply.latency,
+        "error": error,
+    }
+
+
 def onto(rows: Array, past: Array, release: Release) -> Release:
     """Return a late release on the rows asked now; rows that it does not know get weight 0."""
     if not len(past):  # a round that asked nothing
@@ -294,4 +316,4 @@ def folded(errors: Mapping[str, str], asked: int) -> list[str]:
 
 def by_number(item: tuple[str, Any]) -> tuple[int, str]:
     """Return what sorts clients by their numbers, and those without one after them."""
-    return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])
+    return (int(item[0]), "") if item[0].isdecimal() else (1 << 64, item[0])

@@ -14,6 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedkd import logs
 from fedkd.client import Site
 from fedkd.client import answer as answer_frame
 from fedkd.config import Config
@@ -29,6 +30,7 @@ from fedkd.rundir import DEPLOYMENT, RunDirectory
 log = logging.getLogger("fedkd")
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+logs.configure()  # apps run in processes that know our environment variables only
 
 
 def answer_query(message: Message, context: Context) -> Message:
@@ -49,10 +51,10 @@ def answer_query(message: Message, context: Context) -> Message:
         text = f"{type(error).__name__}: {error}" if tell else f"{type(error).__name__} (see the device's log)"
         return Message(error_content(key, text), reply_to=message)
     except Exception as error:  # a user's model may raise anything
-        log.exception("client %s failed", key)
         # Only the type leaves: the text of a foreign exception may quote private data. Our own engine says of its nodes
         # that they are simulated; there nothing is private, and whoever runs it wrote the model.
         own = "data" in context.node_config or not context.node_config.get("simulated", False)
+        log.exception("client %s failed", key, extra={"simulated": not own})
         text = type(error).__name__ if own else describe(error)
         return Message(error_content(key, text), reply_to=message)
 
