@@ -27,9 +27,9 @@ from fedkd.state import State
 Observer = Callable[[str, Mapping[str, Any]], None]
 """Is told what happens as it happens: an event and its facts, never anything that clients hold.
 
-``waiting`` (present of clients, seconds), ``resume`` (reports), ``round``, ``asked`` (clients, sent: bytes by client,
-seconds to the deadline, phase of a masked round), ``answer`` and ``late`` (:func:`arrival`), ``enough`` (a quorum is
-there: seconds left for the others), ``aggregate``, ``distill``, ``report``, ``summary``.
+``waiting`` (present of clients), ``resume`` (reports), ``round``, ``asked`` (clients, sent: bytes by client, phase of a
+masked round), ``answer`` and ``late`` (:func:`arrival`), ``enough`` (a quorum is there), ``aggregate``, ``distill``,
+``report``, ``summary``. Where something is waited for, ``left`` says for how many seconds.
 """
 
 
@@ -129,9 +129,7 @@ class Collector:
         releases: dict[int, Release] = {}
         latency: dict[str, float] = {}
         met, waiting = False, dict(sent)
-        self.observe(
-            "asked", {"round": query.round, "clients": len(sent), "sent": dict(sent), "seconds": config.deadline}
-        )
+        self.observe("asked", {"round": query.round, "clients": len(sent), "sent": dict(sent), "left": config.deadline})
         while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
             for reply in exchange.poll(left):
                 if self._ask_again(exchange, reply, query, waiting):
@@ -147,7 +145,7 @@ class Collector:
                     self.observe("late", arrival(reply, reply.error))
             if not met and len(releases) >= need:
                 met, end = True, min(end, time.monotonic() + config.grace)
-                self.observe("enough", {"round": query.round, "seconds": max(0.0, end - time.monotonic())})
+                self.observe("enough", {"round": query.round, "left": max(0.0, end - time.monotonic())})
         for name, size in waiting.items():
             silent = {
                 "status": "silent",

@@ -1,6 +1,6 @@
 """What goes to a log, and what does not: events with their numbers, as JSON or as text, nothing that a client holds.
 
-``FEDKD_LOG=json`` or ``text`` (``fedkd --log-format``) writes the logger ``fedkd`` to standard error, one line an event.
+``FEDKD_LOG=json`` or ``text`` (``fedkd --log-format``) writes the logger ``fedkd`` to standard error, a line an event.
 The text of a foreign exception may quote private data, so logs say its type and where it was raised, not what it says.
 """
 
@@ -28,7 +28,7 @@ log = logging.getLogger("fedkd")
 
 
 def configure(format_: str | None = None) -> None:
-    """Send the logger ``fedkd`` to standard error as ``format_`` or else ``FEDKD_LOG`` says; without either, do nothing.
+    """Send the logger ``fedkd`` to standard error as ``format_`` or else ``FEDKD_LOG`` says; if neither, do nothing.
 
     Programs that this one starts do the same. Raises :class:`ConfigError` for an unknown format.
     """
@@ -80,12 +80,13 @@ def redacted(error: BaseException) -> str:
         if following in causes:
             break
         causes.append(one := following)
-    told = (
-        "Traceback (most recent call last):\n"
-        f"{''.join(traceback.format_tb(one.__traceback__))}{type(one).__name__} {WITHHELD}"
-        for one in reversed(causes)
-    )
-    return "\n\nwhich led to:\n\n".join(told)
+    return "\n\nwhich led to:\n\n".join(_places(one) for one in reversed(causes))
+
+
+def _places(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f'  File "{one.filename}", line {one.lineno}, in {one.name}' for one in frames]
+    return "\n".join(["Traceback (most recent call last):", *lines, f"{type(error).__name__} {WITHHELD}"])
 
 
 class JsonLines(logging.Formatter):
@@ -173,7 +174,8 @@ def seconds_of(text: str | float) -> float:
 def _facts(event: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is worth a line of an observer's ``facts``; a report is cut down to its figures."""
     if event != "report":
-        return {key: value for key, value in facts.items() if key not in ("sent", "reports")}
+        same = facts.get("client") == facts.get("asked_as")
+        return {k: v for k, v in facts.items() if k not in ("sent", "reports") and not (same and k == "asked_as")}
     report = facts["report"]
     return {
         "round": report.round,

@@ -104,7 +104,7 @@ class Gathering:
     def _phase(self, phase: str, sent: Mapping[str, int], read: Callable[[bytes], T]) -> dict[int, T]:
         """Return what those who were ``sent`` a question answered, by client, sorted; wait no longer than we may."""
         facts = {"round": self.query.round, "clients": len(sent), "phase": phase}
-        self.observe("asked", {**facts, "sent": dict(sent), "seconds": self.config.deadline})
+        self.observe("asked", {**facts, "sent": dict(sent), "left": self.config.deadline})
         for name, size in sent.items():
             row = {"status": "silent", "bytes_up": 0, "bytes_down": 0, "local": None, "error": f"no {phase} in time"}
             self.rows.setdefault(name, row)
@@ -120,7 +120,7 @@ class Gathering:
                 break
             if not met and len(answers) >= self._enough:
                 met, end = True, min(end, time.monotonic() + self.config.grace)
-                self.observe("enough", {"round": self.query.round, "seconds": max(0.0, end - time.monotonic())})
+                self.observe("enough", {"round": self.query.round, "left": max(0.0, end - time.monotonic())})
         return dict(sorted(answers.items()))
 
     def _take(self, reply: Reply, waiting: set[str], answers: dict[int, T], read: Callable[[bytes], T]) -> None:

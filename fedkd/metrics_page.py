@@ -27,7 +27,7 @@ except ImportError:
 Gate = Mapping[str, float] | Callable[[], Mapping[str, float]]
 """Counts of what a server let in or turned away, by what happened; looked at anew at each scrape."""
 MODELS = ("student", "ensemble", "local_mean", "local_best", "local_worst")
-STATES = ("waiting for clients", "asking", "aggregating", "distilling", "scoring", "done", "failed")
+STATES = ("starting", "waiting for clients", "asking", "aggregating", "distilling", "scoring", "done", "failed")
 BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Upper bounds in seconds of how long clients took to answer."""
 

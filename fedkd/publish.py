@@ -183,7 +183,7 @@ class MLflow:
 
 def without_password(uri: str) -> str:
     """Return ``uri`` without the user and the password in it, so that it can be shown."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return re.sub(r"^([\w+.-]+://)[^/@]*@", r"\1", uri)
 
 
 def parameters(run: Run) -> dict[str, str]:

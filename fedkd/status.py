@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from fedkd.collect import by_number
 from fedkd.errors import DataError, QuorumError
 from fedkd.files import write_atomic
-from fedkd.journal import read_run, real
+from fedkd.journal import CONFIG, METRICS, read_run, real
 from fedkd.logs import moment, one_line, reason, seconds_of
 from fedkd.records import RoundReport
 
@@ -62,7 +62,7 @@ class Client:
 class Status:
     """A run at one moment. ``deadline`` is when the server stops waiting.
 
-    ``state`` is waiting for clients, asking, aggregating, distilling, scoring, done, or failed with its ``reason``.
+    ``state`` is starting, waiting for clients, asking, aggregating, distilling, scoring, done, or failed (``reason``).
     ``present`` of ``wanted`` clients are there while the run waits for them.
     """
 
@@ -139,7 +139,7 @@ class Progress:
         match event:
             case "waiting":
                 counts = {"present": int(facts["present"]), "wanted": int(facts["clients"])}
-                self._show(state="waiting for clients", deadline=_after(now, facts["seconds"]), **counts)
+                self._show(state="waiting for clients", deadline=_after(now, facts["left"]), **counts)
             case "resume":
                 self.recall(facts["reports"])
             case "round":
@@ -147,11 +147,11 @@ class Progress:
                 self._show(state="asking", round=int(facts["round"]), phase=None, deadline=None)
             case "asked":
                 self._ask(facts["sent"])
-                self._show(state="asking", phase=facts.get("phase"), deadline=_after(now, facts["seconds"]))
+                self._show(state="asking", phase=facts.get("phase"), deadline=_after(now, facts["left"]))
             case "answer" | "late":
                 self._hear(facts, now, late=event == "late")
             case "enough":
-                self._show(deadline=_after(now, facts["seconds"]))
+                self._show(deadline=_after(now, facts["left"]))
             case "aggregate":
                 self._show(state="aggregating", phase=None, deadline=None)
             case "distill":
@@ -316,16 +316,24 @@ class StatusFile:
 
 
 def read_status(path: Path) -> Status:
-    """Return the status of the run directory ``path``, from its journal where it wrote none but is finished.
+    """Return the status of the run directory ``path``: what it wrote, or else what its journal says.
 
-    Raises :class:`DataError` where there is neither, or ``status.json`` is damaged.
+    Raises :class:`DataError` if it is no run directory or ``status.json`` is damaged.
     """
     if (path / STATUS).exists():
         return _read(path / STATUS)
-    run = read_run(path)
-    if not run.finished:
-        raise DataError(f"run {path.name!r} has no {STATUS} and is not finished: nothing is known of it")
-    progress = Progress(Status(path.name, "", 0.0, 0.0, state="done", rounds=len(run.rounds)))
+    try:
+        began = (path / CONFIG).stat().st_mtime  # a run that writes no status yet has written its settings
+    except OSError:
+        began = 0.0
+    try:
+        run = read_run(path)
+    except DataError:
+        if not began:
+            raise
+        return Status(one_line(path.name), "", began, began, state="starting")
+    state = "done" if run.finished else "starting"
+    progress = Progress(Status(one_line(path.name), "", began, began, state=state, rounds=len(run.rounds)))
     progress.recall(run.rounds)
     return progress.snapshot()
 
@@ -334,7 +342,7 @@ def newest_run(root: Path = Path("runs")) -> Path | None:
     """Return the run below ``root`` that last said anything, None if there is none."""
 
     def touched(folder: Path) -> float:
-        marks = [folder / name for name in (STATUS, "metrics.jsonl", "config.toml")]
+        marks = [folder / name for name in (STATUS, METRICS, CONFIG)]
         return max((mark.stat().st_mtime for mark in marks if mark.is_file()), default=0.0)
 
     found = [(when, folder) for folder in _folders(root) if (when := touched(folder))]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -89,10 +89,12 @@ def watch(
                 live.update(screen(found, now), refresh=True)
             elif (gist := _gist(found, now)) != said:
                 said = gist
-                plain = (
-                    json.dumps(found.to_json(now)) if json_ else screen(found, now) if last else headline(found, now)
-                )
-                console.print(plain, markup=False, soft_wrap=json_)
+                if json_:
+                    told: list[RenderableType] = [json.dumps(found.to_json(now))]
+                else:
+                    told = screen(found, now).renderables if last else [headline(found, now)]
+                for one in told:
+                    console.print(one, markup=False, soft_wrap=not isinstance(one, Table))
             if last and not forever:
                 return found
             pause(LOOK)
@@ -143,7 +145,9 @@ def headline(found: Status, now: float) -> str:
     if (left := found.left(now)) is not None:
         words.append(f"deadline in {seconds(left)}")
     if found.started:
-        words.append(f"{seconds((found.updated if found.ended or found.stale(now) else now) - found.started)} so far")
+        over = found.ended or found.stale(now)
+        took = seconds((found.updated if over else now) - found.started)
+        words.append(f"after {took}" if over else f"{took} so far")
     return ", ".join(words)
 
 

@@ -184,7 +184,7 @@ class GridExchange:
         while (present := len(list(self.grid.get_node_ids()))) < clients:
             if present != told:
                 told, left = present, max(0.0, end - time.monotonic())
-                observe("waiting", {"present": present, "clients": clients, "seconds": left})
+                observe("waiting", {"present": present, "clients": clients, "left": left})
             if time.monotonic() > end:
                 if present >= max(1, quorum * clients):
                     return
