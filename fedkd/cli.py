@@ -13,13 +13,15 @@ import typer
 
 import fedkd
 from fedkd import config as configuration
-from fedkd import engine, execution, parts
+from fedkd import engine, execution, logs, parts
 from fedkd.audit_cli import audit_app
 from fedkd.device_cli import bench_device
 from fedkd.errors import FedkdError
 from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
 from fedkd.join_cli import join
+from fedkd.publish_cli import publish
 from fedkd.serve_cli import nodes_app, pki_app, serve
+from fedkd.status_cli import status
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -37,6 +39,8 @@ app.add_typer(pki_app, name="pki")
 app.add_typer(nodes_app, name="nodes")
 app.command(name="serve")(serve)
 app.command(name="bench-device")(bench_device)
+app.command()(status)
+app.command()(publish)
 
 CORES = os.cpu_count() or 1
 LEFT_OUT = ("flwr", "grpc", "jinja2", "dp_accounting", "starlette", "uvicorn", "httpx", "segno")
@@ -90,8 +94,12 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    log_format: Annotated[
+        str | None, typer.Option(envvar=logs.VARIABLE, help="Log what happens to standard error: json or text.")
+    ] = None,
 ) -> None:
     """Federated distillation: clients share predictions on public data; never data, weights or gradients."""
+    logs.configure(log_format)
 
 
 @app.command()

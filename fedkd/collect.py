@@ -23,6 +23,12 @@ from fedkd.release import form
 from fedkd.state import State
 
 Observer = Callable[[str, Mapping[str, Any]], None]
+"""Is told what happens as it happens: an event and its facts, never anything that clients hold.
+
+``waiting`` (present of clients), ``resume`` (reports), ``round``, ``asked`` (clients, sent: bytes by client, phase of a
+masked round), ``answer`` and ``late`` (:func:`arrival`), ``enough`` (a quorum is there), ``aggregate``, ``distill``,
+``report``, ``summary``. Where something is waited for, ``left`` says for how many seconds.
+"""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class Collector:
         releases: dict[int, Release] = {}
         latency: dict[str, float] = {}
         met, waiting = False, dict(sent)
-        self.observe("asked", {"round": query.round, "clients": len(sent)})
+        self.observe("asked", {"round": query.round, "clients": len(sent), "sent": dict(sent), "left": config.deadline})
         while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
             for reply in exchange.poll(left):
                 if self._ask_again(exchange, reply, query, waiting):
@@ -140,11 +146,13 @@ class Collector:
                     latency[reply.client] = reply.latency
                     if reply.client in clients and reply.asked_as in waiting:
                         clients[reply.client]["bytes_down"] = waiting.pop(reply.asked_as)
-                    self.observe(
-                        "answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")}
-                    )
+                    error = clients.get(reply.client, {}).get("error")
+                    self.observe("answer", arrival(reply, error))
+                else:
+                    self.observe("late", arrival(reply, reply.error))
             if not met and len(releases) >= need:
                 met, end = True, min(end, time.monotonic() + config.grace)
+                self.observe("enough", {"round": query.round, "left": max(0.0, end - time.monotonic())})
         for name, size in waiting.items():
             silent = {
                 "status": "silent",
@@ -284,6 +292,18 @@ class Collector:
             clients[reply.client] = {**row, "status": "answered", "error": None}
 
 
+def arrival(reply: Reply, error: str | None) -> dict[str, Any]:
+    """Return what an observer is told of a reply, and of the ``error`` for which it does not count."""
+    return {
+        "round": reply.round,
+        "client": reply.client,
+        "asked_as": reply.asked_as,
+        "bytes_up": reply.bytes_up,
+        "seconds": reply.latency,
+        "error": error,
+    }
+
+
 def folded(errors: Mapping[str, str], asked: int) -> list[str]:
     """Return one line for each different one of the ``errors`` of clients, the most frequent first.
 
@@ -303,4 +323,4 @@ def folded(errors: Mapping[str, str], asked: int) -> list[str]:
 
 def by_number(item: tuple[str, Any]) -> tuple[int, str]:
     """Return what sorts clients by their numbers, and those without one after them."""
-    return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])
+    return (int(item[0]), "") if item[0].isdecimal() else (1 << 64, item[0])

@@ -109,6 +109,7 @@ class Loop:
         else:
             collected = self._collect(exchange, query, self._ask(exchange, query))
         clock.lap("clients")
+        self.observe("aggregate", {"round": round_})
 
         # Sorted by client: neither the order nor the timing of arrivals can change a bit of the teacher.
         clients = sorted(collected.releases)

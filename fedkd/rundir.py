@@ -26,8 +26,8 @@ NETWORKED = frozenset({DEPLOYMENT, SERVED})
 
 class RunDirectory:
     """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
-    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember. A run that
-    was served has ``serve.json``, how and where.
+    ``status.json``, ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients keep. A
+    run that was served has ``serve.json``, how and where.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +44,7 @@ class RunDirectory:
         self.origin = path / "origin.json"
         self.identity = path / "run.id"
         self.terms = path / "serve.json"
+        self.status = path / "status.json"
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""
@@ -72,6 +73,7 @@ class RunDirectory:
             self.student,
             self.summary,
             self.identity,
+            self.status,
             self.path / "report.html",
         ):
             file.unlink(missing_ok=True)
@@ -129,7 +131,7 @@ def find(path: Path) -> RunDirectory:
 def next_run(root: Path, stem: str) -> Path:
     """Make and return ``stem-001``, ``stem-002``, ... under ``root``: the first that nobody else has taken."""
     root.mkdir(parents=True, exist_ok=True)
-    taken = [int(p.name.rpartition("-")[2]) for p in root.glob(f"{stem}-*") if p.name.rpartition("-")[2].isdigit()]
+    taken = [int(p.name.rpartition("-")[2]) for p in root.glob(f"{stem}-*") if p.name.rpartition("-")[2].isdecimal()]
     number = max(taken, default=0) + 1
     while True:
         path = root / f"{stem}-{number:03d}"

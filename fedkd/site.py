@@ -99,10 +99,10 @@ def refuse(error: Exception, node_config: NodeConfig, node_id: int) -> Refusal:
         log.error("client %s: out of memory; raise --max-memory or take a smaller learner (fedkd bench-device)", who)
         return Refusal(who, "MemoryError: this device has not enough memory for it")
     if not isinstance(error, FedkdError):
-        log.error("client %s failed", who, exc_info=error)
+        own = "data" in node_config or not node_config.get("simulated", False)
+        log.error("client %s failed", who, exc_info=error, extra={"simulated": not own})
         # Only the type leaves: the text of a foreign exception may quote private data. Our own engine says of its nodes
         # that they are simulated; there nothing is private, and whoever runs it wrote the model.
-        own = "data" in node_config or not node_config.get("simulated", False)
         return Refusal(who, type(error).__name__ if own else describe(error))
     log.warning("client %s: %s", who, error)
     # What is wrong with the server's settings or frames may be told; about a device's own things, only the kind.
