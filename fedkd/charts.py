@@ -20,7 +20,7 @@ from fedkd.units import number, percent, points, seconds, short
 
 GLYPH_WIDTH = 6.8  # units per letter at the largest font size the style sheet uses (12 units, on phones)
 COLORS = 8
-STATUSES = ("answered", "late", "silent", "failed")  # from best to worst
+STATUSES = ("answered", "late", "away", "silent", "failed")  # from best to worst
 LEVELS = 5  # steps of a sequential color scale
 
 Format = Callable[[float], str]

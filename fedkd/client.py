@@ -22,7 +22,7 @@ from fedkd.events import Event, Gaussian, NonPrivate, NoOp, RandomizedResponse
 from fedkd.evidence import beside, evidence
 from fedkd.expertise import STATIC, weigh
 from fedkd.files import load_arrays, save_arrays
-from fedkd.learner import Learner, Training, make_learner, private_trainer, see_public, set_threads
+from fedkd.learner import Learner, Training, check_private, make_learner, private_trainer, see_public, set_threads
 from fedkd.metrics import accuracy
 from fedkd.privacy.chain import Head
 from fedkd.privacy.client_level import blurred, even_sized
@@ -144,6 +144,8 @@ def _remembering(
     told = _remembered("told.", arrays)
     query = decode_query(frame, site.transfer.fingerprint, rows, classes=site.classes, known=told)
     check_classes(config, site.classes)
+    if site.learner is not None and protection_of(config).place == "training":  # which no server has tried before
+        check_private(build_learner(site, config), site.learner, site.transfer.inputs.shape[1:])
     with _charged(site, config, query.round, digest, header) as charge:
         reply = _answer(site, query, config, acknowledged, arrays, digest, run, charge, write)
         charge.commit(reply.frame if _keeps(config) else b"")
@@ -181,10 +183,10 @@ def _answer(
         remembered: dict[str, Array] = {}
     else:
         if back is not None:
-            x = site.transfer.inputs[back.indices]
+            x = _inputs(site, back.indices)
             learner.distill(x, back.p, w=np.ones(len(x), np.float32), rng=stream("feedback"))
         event = _fit(site, config, learner, y, query.round) if charge.trains else NoOp()
-        p = _predict(site, learner, site.transfer.inputs[query.indices])
+        p = _predict(site, learner, _inputs(site, query.indices))
         w, remembered = _expertise(site, config, query, p, arrays, draws=charge.sketches)
         p, said = _evidence(site, config, query, y, p, arrays)
         remembered |= said
@@ -259,6 +261,12 @@ def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[
             yield begin_share(ledger, config, site.run, digest)
         else:
             yield begin_round(ledger, config, site.run, round_, digest)
+
+
+def _inputs(site: Site, indices: Array) -> Array:
+    """Return rows of the transfer set; all of them are no copy, which a small device may have no room for."""
+    inputs = site.transfer.inputs
+    return inputs if np.array_equal(indices, np.arange(len(inputs))) else inputs[indices]
 
 
 def _rows(site: Site, config: Config) -> int:

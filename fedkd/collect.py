@@ -9,22 +9,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
-
+from fedkd.absence import Kept, kept, of_the_absent, onto
 from fedkd.audience import EVERYONE, Audience
 from fedkd.codec import IN_FULL, Known, decode_release, encode_query, peek, remember
 from fedkd.config import Config
 from fedkd.errors import CodecError, FedkdError, QuorumError
-from fedkd.protect import demand
+from fedkd.protect import demand, protection_of
 from fedkd.records import Query, Release, Teacher
 from fedkd.release import form
-from fedkd.softlabels import Array
 from fedkd.state import State
 
 Observer = Callable[[str, Mapping[str, Any]], None]
+"""Is told what happens as it happens: an event and its facts, never anything that clients hold.
+
+``waiting`` (present of clients), ``resume`` (reports), ``round``, ``asked`` (clients, sent: bytes by client, phase of a
+masked round), ``answer`` and ``late`` (:func:`arrival`), ``enough`` (a quorum is there), ``aggregate``, ``distill``,
+``report``, ``summary``. Where something is waited for, ``left`` says for how many seconds.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,20 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """The answers of a round: releases on its rows by client, and a row of the report for everyone asked."""
+    """The answers of a round: releases on its rows by client, and a row of the report for everyone asked or away.
+
+    ``ballots`` is what will be known of each client's last words after it.
+    """
 
     releases: dict[int, Release]
     clients: dict[str, dict[str, Any]]
     latency: dict[str, float]
+    ballots: dict[int, Kept] = field(default_factory=dict)
+
+
+def remembers(config: Config) -> bool:
+    """Say whether last ballots may be kept: not where a server must not hold them singly, or deals rows anew."""
+    return config.remember > 0 and protection_of(config).place in ("nowhere", "training")
 
 
 class Collector:
@@ -123,7 +136,7 @@ class Collector:
         releases: dict[int, Release] = {}
         latency: dict[str, float] = {}
         met, waiting = False, dict(sent)
-        self.observe("asked", {"round": query.round, "clients": len(sent)})
+        self.observe("asked", {"round": query.round, "clients": len(sent), "sent": dict(sent), "left": config.deadline})
         while exchange.open(query.round) and (left := end - time.monotonic()) > 0:
             for reply in exchange.poll(left):
                 if self._ask_again(exchange, reply, query, waiting):
@@ -133,11 +146,13 @@ class Collector:
                     latency[reply.client] = reply.latency
                     if reply.client in clients and reply.asked_as in waiting:
                         clients[reply.client]["bytes_down"] = waiting.pop(reply.asked_as)
-                    self.observe(
-                        "answer", {"client": reply.client, "error": clients.get(reply.client, {}).get("error")}
-                    )
+                    error = clients.get(reply.client, {}).get("error")
+                    self.observe("answer", arrival(reply, error))
+                else:
+                    self.observe("late", arrival(reply, reply.error))
             if not met and len(releases) >= need:
                 met, end = True, min(end, time.monotonic() + config.grace)
+                self.observe("enough", {"round": query.round, "left": max(0.0, end - time.monotonic())})
         for name, size in waiting.items():
             silent = {
                 "status": "silent",
@@ -147,8 +162,10 @@ class Collector:
                 "error": "no answer in time",
             }
             clients.setdefault(name, silent)
+        fresh = {key: Kept(query.round, query.indices, release) for key, release in releases.items()}
         for key, (past, release) in sorted(self._late.items()):
             if key not in releases:
+                fresh[key] = Kept(past.round, past.indices, release)
                 releases[key] = onto(query.indices, past.indices, release)
                 row = clients.setdefault(str(key), {"bytes_up": 0, "bytes_down": 0, "local": None})
                 row |= {"status": "late", "error": None}
@@ -156,6 +173,12 @@ class Collector:
             clients.setdefault(name, {"status": "silent", "bytes_up": 0, "bytes_down": 0, "local": None, "error": None})
             clients[name]["bytes_up"] += size
         self._late, self._late_bytes = {}, {}
+        failed = {int(name) for name, row in clients.items() if row["status"] == "failed" and name.isdecimal()}
+        for key, release in of_the_absent(self.state.ballots, query, releases.keys() | failed).items():
+            releases[key] = release
+            clients.setdefault(
+                str(key), {"status": "away", "bytes_up": 0, "bytes_down": 0, "local": None, "error": None}
+            )
         on_time = sum(row["status"] == "answered" for row in clients.values())
         heard = any(release.w.any() for release in releases.values()) or not len(query.indices)
         if on_time < need or not heard:
@@ -169,7 +192,10 @@ class Collector:
                 f"{need} needed (quorum = {config.quorum:g}).{why}{saved}"
             )
         return Collected(
-            releases, dict(sorted(clients.items(), key=by_number)), dict(sorted(latency.items(), key=by_number))
+            releases,
+            dict(sorted(clients.items(), key=by_number)),
+            dict(sorted(latency.items(), key=by_number)),
+            kept(self.state.ballots, query.round, fresh, config.remember) if remembers(config) else {},
         )
 
     def told(self, query: Query, state: State) -> dict[int, Audience]:
@@ -266,13 +292,16 @@ class Collector:
             clients[reply.client] = {**row, "status": "answered", "error": None}
 
 
-def onto(rows: Array, past: Array, release: Release) -> Release:
-    """Return a late release on the rows asked now; rows that it does not know get weight 0."""
-    if not len(past):  # a round that asked nothing
-        return Release(np.full((len(rows), release.p.shape[1]), np.nan, np.float32), np.zeros(len(rows), np.float32))
-    place = np.minimum(np.searchsorted(past, rows), len(past) - 1)
-    known = past[place] == rows
-    return Release(release.p[place], np.where(known, release.w[place], 0).astype(np.float32), release.event)
+def arrival(reply: Reply, error: str | None) -> dict[str, Any]:
+    """Return what an observer is told of a reply, and of the ``error`` for which it does not count."""
+    return {
+        "round": reply.round,
+        "client": reply.client,
+        "asked_as": reply.asked_as,
+        "bytes_up": reply.bytes_up,
+        "seconds": reply.latency,
+        "error": error,
+    }
 
 
 def folded(errors: Mapping[str, str], asked: int) -> list[str]:
@@ -294,4 +323,4 @@ def folded(errors: Mapping[str, str], asked: int) -> list[str]:
 
 def by_number(item: tuple[str, Any]) -> tuple[int, str]:
     """Return what sorts clients by their numbers, and those without one after them."""
-    return (int(item[0]), "") if item[0].isdigit() else (1 << 64, item[0])
+    return (int(item[0]), "") if item[0].isdecimal() else (1 << 64, item[0])

@@ -62,6 +62,8 @@ class Config(BaseModel):
     epsilon: float = Field(0.0, ge=0, description="privacy budget of everything that leaves in all rounds; 0: none")
     delta: float = Field(1e-5, gt=0, lt=1, description="chance that epsilon does not hold; below 1 / units")
     noise: str = Field("system", description="entropy of private noise: system, or seeded, which is NOT private")
+    ledger: str = Field("", description="folder where the server keeps what all runs spend on the same clients")
+    ledger_epsilon: float = Field(0.0, ge=0, description="what all runs of that ledger may spend; 0: epsilon, one run")
     local_epochs: int = Field(5, ge=0, description="passes over the private data in a round")
     distill_epochs: int = Field(30, ge=0, description="passes of the student over the teacher's rows in a round")
     feedback_epochs: int = Field(5, ge=0, description="passes of a client over what came back")
@@ -71,6 +73,7 @@ class Config(BaseModel):
     deadline: float = Field(600.0, gt=0, description="seconds a round waits for answers")
     grace: float = Field(600.0, ge=0, description="seconds a round waits on after the quorum is met")
     late: bool = Field(True, description="count answers of an earlier round that arrive late")
+    remember: int = Field(5, ge=0, description="rounds for which the last ballot of a client that is away still counts")
     evaluate: bool = Field(True, description="measure accuracy on test data; clients send theirs if protect = none")
     pooled: bool = Field(True, description="train the pooled-data reference after a simulation")
     threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")
@@ -104,7 +107,7 @@ class Config(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides results: all but how long to go on, how long to wait, and where to write."""
-        free = {"output", "resume", "rounds", "deadline", "grace", "pooled", "record"}
+        free = {"output", "resume", "rounds", "deadline", "grace", "pooled", "record", "ledger", "ledger_epsilon"}
         if self.protect != "none":
             free.remove("rounds")  # the budget is spread over all of them, so one more would change the noise
         return {key: value for key, value in self.model_dump().items() if key not in free}

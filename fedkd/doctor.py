@@ -23,6 +23,10 @@ NEEDED = (
     "safetensors",
     "threadpoolctl",
     "dp-accounting",
+    "starlette",
+    "uvicorn",
+    "httpx",
+    "segno",
 )
 CHECKOUT = Path(__file__).parents[1] / "pyproject.toml"
 OPTIONAL = {
@@ -32,6 +36,9 @@ OPTIONAL = {
     "scikit-learn": ("light", "learners forest, logistic, boosting"),
     "onnxruntime": ("light", "ONNX models as learners"),
     "flwr-datasets": ("hub", "data sets from the Hugging Face hub"),
+    "prometheus-client": ("monitor", "fedkd status --serve"),
+    "tensorboard": ("monitor", "fedkd publish --tensorboard"),
+    "mlflow-skinny": ("monitor", "fedkd publish --mlflow"),
     "ray": ("dev", "--engine flower: Flower's own simulation"),
 }
 

@@ -21,6 +21,9 @@ features = Registry("features")
 CHUNK = 1000
 """Rows that are worked on at a time."""
 
+PIECE = 200_000
+"""Numbers of input that features are computed from at a time: what they need besides is ten times as much."""
+
 SIDE = 8
 """Images of fewer pixels a side have no shapes."""
 
@@ -32,6 +35,19 @@ def build(spec: str) -> Callable[[Array], Array]:
     """
     parts: list[Callable[[Array], Array]] = [features.build(one) for one in split(spec, ",")]
     return parts[0] if len(parts) == 1 else functools.partial(_side_by_side, parts)
+
+
+def in_pieces(member: Callable[[Array], Array], x: Array) -> Array:
+    """Return ``member(x)`` (n, D) of inputs (n, ...), made piece by piece: the same to the bit, in less memory."""
+    rows = max(1, PIECE // max(1, math.prod(x.shape[1:])))
+    first = member(x[:rows])
+    if len(x) <= rows:
+        return np.asarray(first, np.float32)
+    found = np.empty((len(x), first.shape[1]), np.float32)
+    found[:rows] = first
+    for start in range(rows, len(x), rows):
+        found[start : start + rows] = member(x[start : start + rows])
+    return found
 
 
 def _side_by_side(parts: list[Callable[[Array], Array]], x: Array) -> Array:

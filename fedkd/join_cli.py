@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fedkd.fleet.joining import Invitation
 
 out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
 
 
 def join(
@@ -33,8 +35,12 @@ def join(
     require_protect: Annotated[str | None, typer.Option(help="Answer no run without: any, device, dp_sgd ...")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run a module:function that the run names.")] = False,
     bandwidth: Annotated[float | None, typer.Option(min=1, help="Most kB a second, each way.")] = None,
+    max_memory: Annotated[float | None, typer.Option(min=1, help="Most MB of memory to ask for (Linux).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow http to this machine itself.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when a run that was answered is over.")] = False,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Print a unit that starts this node at boot, instead of starting it.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Join a federation with data of your own: only predictions on public samples leave, and not before you say yes."""
@@ -51,8 +57,20 @@ def join(
     own = {key: value for key, value in given.items() if value is not None}
     where = Home((home or invitation.home()).expanduser().resolve())
     with where.locked():
-        _set_up(where, invitation, own, demo, name, bandwidth, ask=not yes and _is_terminal())
-    _live(where, once=once)
+        limits = _Limits(1000 * bandwidth if bandwidth else None, round(1e6 * max_memory) if max_memory else None)
+        _set_up(where, invitation, own, demo, name, limits, ask=not yes and _is_terminal(), quiet=systemd)
+    if systemd:
+        _print_unit(where)
+    else:
+        _live(where, once=once)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a node may use: bytes a second, bytes of memory."""
+
+    bandwidth: float | None
+    memory: int | None
 
 
 def _set_up(
@@ -61,9 +79,10 @@ def _set_up(
     own: dict[str, Any],
     demo: int | None,
     name: str | None,
-    bandwidth: float | None,
+    limits: _Limits,
     *,
     ask: bool,
+    quiet: bool,
 ) -> None:
     """Have everything in the node's folder that its life needs; nothing of it leaves before its owner agrees."""
     from fedkd.fleet import joining
@@ -75,8 +94,9 @@ def _set_up(
     if "data" in own or demo is not None:
         kept.pop("partition-id", None)
     config = {**kept, **own, "state-dir": str(home.path / "state")}
-    rate = 1000 * bandwidth if bandwidth is not None else before.bandwidth if before is not None else None
-    link = joining.contact(invitation, home, bandwidth=rate)
+    if before is not None:
+        limits = _Limits(limits.bandwidth or before.bandwidth, limits.memory or before.memory)
+    link = joining.contact(invitation, home, bandwidth=limits.bandwidth)
     try:
         told = joining.about(link)
         if demo is not None:
@@ -88,7 +108,7 @@ def _set_up(
         config = joining.with_terms(config, told)
         joining.fetch_transfer(link, home, told)
         rows, _ = joining.check_node(config, told, home.common(told))
-        _explain(joining.words(told, config, rows, invitation.address))
+        _explain(joining.words(told, config, rows, invitation.address), err if quiet else out)
         if ask and not typer.confirm("Join?"):
             raise ConfigError("not joined; nothing has left this machine")
         identity = Identity.at(home.key)
@@ -96,17 +116,29 @@ def _set_up(
         if invitation.code and (before is None or not node_id):
             node_id = joining.register(link, invitation.code, identity, name or os.uname().nodename)
         called = name or (before.name if before is not None else os.uname().nodename)
-        settings = Settings(str(invitation.address), called, node_id, told, config, rate)
+        settings = Settings(str(invitation.address), called, node_id, told, config, limits.bandwidth, limits.memory)
         home.keep_settings(settings if before is None else replace(before, **vars(settings)))
     finally:
         link.close()
 
 
-def _explain(pairs: list[tuple[str, str]]) -> None:
+def _explain(pairs: list[tuple[str, str]], to: Console) -> None:
     from fedkd.fleet.resident import printable
 
     for heading, sentence in pairs:
-        out.print(f"  {heading:<11} {printable(sentence)}", markup=False, soft_wrap=True)
+        to.print(f"  {heading:<11} {printable(sentence)}", markup=False, soft_wrap=True)
+
+
+def _print_unit(home: Home) -> None:
+    from fedkd.fleet.unit import owner, unit
+    from fedkd.site import remembers
+
+    settings = home.settings()
+    kept = remembers()
+    kept.mkdir(parents=True, exist_ok=True)  # the unit may write there, but not make it
+    memory = settings.memory if settings is not None else None
+    python = Path(sys.executable)
+    sys.stdout.write(unit(home.path, python=python, user=owner(home.path), remembers=kept.resolve(), memory=memory))
 
 
 def _live(home: Home, *, once: bool) -> None:
@@ -115,7 +147,9 @@ def _live(home: Home, *, once: bool) -> None:
     words = [str(home.path), *(["--once"] if once else [])]
     if os.name == "posix":
         # -P: a folder that one happens to stand in must not decide what is imported.
-        os.execve(sys.executable, [sys.executable, "-P", "-m", "fedkd.fleet", *words], _environment(dict(os.environ)))
+        command = [sys.executable, "-P", "-m", "fedkd.fleet", *words]
+        with contextlib.suppress(OSError):  # under an emulator: then this process has to do
+            os.execve(sys.executable, command, _environment(dict(os.environ)))
     from fedkd.fleet.resident import main
 
     raise typer.Exit(main(words))

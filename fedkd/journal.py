@@ -50,7 +50,7 @@ class Run:
         given = part(self.summary, "scoreboard")
         names = ("student", "ensemble", "local_mean", "local_best", "local_worst")
         board: dict[str, Any] = {name: self.last(name) for name in names}
-        asked = [status for key in self.clients for status in self.statuses(key)]
+        asked = [status for key in self.clients for status in self.statuses(key) if status != "away"]
         for way, counted in (("up", asked.count("answered")), ("down", len(asked))):
             moved = self.moved(way)
             board[f"bytes_{way}_per_client"] = moved / counted if moved is not None and counted else None

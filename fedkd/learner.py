@@ -33,7 +33,7 @@ FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 COUNT: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions"), COUNT),
+    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions", "threads"), COUNT),
     "temperature": (lambda value: 0 < value < math.inf, "above 0"),
     "size": (lambda value: value >= 0, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
@@ -225,6 +225,46 @@ def linear(
 
 
 @learner
+def onnx(
+    shape: Shape,
+    classes: int,
+    training: Training,
+    seed: int,
+    *,
+    path: str,
+    output: str = "",
+    head: str = "softmax",
+    scores: str = "logits",
+    dimensions: int = 100,
+    temperature: float = 1.0,
+    public: bool = False,
+    threads: int = 1,
+) -> Learner:
+    """An ONNX model as fixed features under a softmax head in numpy, or, with ``head = "none"``, as it is.
+
+    ``output`` is the last one unless named. ``public`` says that private data had no part in the file: DP-SGD of the
+    head wants that. Without a head ``scores`` says what comes out, ``logits`` or ``probabilities``.
+    """
+    try:
+        from fedkd import onnx_learner
+    except ModuleNotFoundError as error:
+        raise ExtraError("learner 'onnx'", str(error.name), "light") from None
+    return onnx_learner.build(
+        shape,
+        classes,
+        training,
+        path=path,
+        output=output,
+        head=head,
+        scores=scores,
+        dimensions=dimensions,
+        temperature=temperature,
+        public=public,
+        threads=threads,
+    )
+
+
+@learner
 def constant(shape: Shape, classes: int, training: Training, seed: int) -> Learner:
     """Predicts how often it saw each class, whatever the input: for tests, and for the cost of everything else."""
     return Constant(classes)
@@ -267,7 +307,7 @@ class Adapted:
     parameters = 0
 
     def __init__(self, model: Any, name: str) -> None:
-        """Wrap ``model``, which the run knows as ``name``."""
+        """Wrap ``model``, which the run knows as ``name``. Public inputs are all clients': it gets copies of them."""
         self.model, self.architecture = model, name
 
     def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
@@ -276,11 +316,11 @@ class Adapted:
 
     def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
         """Call the model's ``distill(x, p)``, with ``w`` and ``rng`` if it takes them."""
-        self._call("distill", x, p, w=w, rng=rng)
+        self._call("distill", x.copy(), p, w=w, rng=rng)
 
     def predict(self, x: Array) -> Array:
         """Return what the model predicts."""
-        return np.asarray(self.model.predict(x))
+        return np.asarray(self.model.predict(x.copy()))
 
     def state(self) -> dict[str, Array]:
         """Return the model's state, if it has one."""
@@ -405,6 +445,11 @@ def is_factory(spec: str) -> bool:
     """Say whether ``spec`` reads like ``module:function``: code to import, and no registered learner."""
     name = spec.partition(":")[0]
     return bool(FACTORY.fullmatch(spec)) and name not in learner.names()
+
+
+def names_a_file(spec: str) -> bool:
+    """Say whether ``spec`` is a learner that is read from a file, which must be on the device that builds it."""
+    return spec.partition("(")[0].partition(":")[0].strip() == onnx.__name__
 
 
 def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:

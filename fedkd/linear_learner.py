@@ -9,6 +9,7 @@ noise falls on few directions and on all alike, and the curvature there, by whic
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, PrivacyError, SpecError
 from fedkd.events import Event, SampledGaussian
-from fedkd.features import CHUNK, SIDE, build
+from fedkd.features import CHUNK, SIDE, build, in_pieces
 from fedkd.learner import Training, check_steps
 from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import Array, one_hot, softmax
@@ -61,13 +62,19 @@ class LinearLearner:
         classes: int,
         training: Training,
         *,
-        features: str = "shapes",
+        features: str | Callable[[Array], Array] = "shapes",
         dimensions: int = 100,
         temperature: float = 1.0,
     ) -> None:
-        """Start from no opinion. Fewer ``dimensions`` have less noise, more know more; inputs of few pixels are raw."""
-        image = len(shape) == 3 and min(shape[1:]) >= SIDE
-        self.features = build(features if image else "raw")
+        """Start from no opinion. Fewer ``dimensions`` have less noise, more know more; inputs of few pixels are raw.
+
+        ``features`` names some of :mod:`fedkd.features`, or is a function of the same kind.
+        """
+        if isinstance(features, str):
+            image = len(shape) == 3 and min(shape[1:]) >= SIDE
+            self.features = build(features if image else "raw")
+        else:
+            self.features = features
         try:
             width = self.features(np.zeros((1, *shape), np.float32)).shape[1]
         except (TypeError, ValueError, IndexError) as error:
@@ -88,10 +95,8 @@ class LinearLearner:
         """
         key = self._key(x)
         if key not in _SEEN:
-            z = self._features(x)
-            space = _space(z, self.dimensions)
             _SEEN.clear()  # one transfer set at a time is what a process serves
-            _SEEN[key] = (space, space.rows(z))
+            _SEEN[key] = _space(self._features(x), self.dimensions)
         space = _SEEN[key][0]
         if self.space is not None and np.array_equal(space.basis, self.space.basis):
             return
@@ -109,7 +114,8 @@ class LinearLearner:
         """Learn soft labels of public inputs, for ``training.distill_epochs`` steps: no privacy is spent."""
         counts = np.flatnonzero(w > 0)  # the other rows may hold anything, also NaN
         if len(counts):
-            self._descend(self.rows(x[counts]), p[counts], w[counts], self.training.distill_epochs)
+            taught = x if len(counts) == len(x) else x[counts]
+            self._descend(self.rows(taught), p[counts], w[counts], self.training.distill_epochs)
 
     def fit_private(
         self,
@@ -160,7 +166,9 @@ class LinearLearner:
 
     def predict(self, x: Array) -> Array:
         """Return soft labels (n, C)."""
-        parts = [self.rows(x[i : i + CHUNK]) @ self.weights for i in range(0, max(len(x), 1), CHUNK)]
+        known = self._known(x)
+        chunks = [slice(i, i + CHUNK) for i in range(0, max(len(x), 1), CHUNK)]
+        parts = [(self.rows(x[one]) if known is None else known[one]) @ self.weights for one in chunks]
         return np.asarray(softmax(np.concatenate(parts), temperature=self.temperature), np.float32)
 
     def state(self) -> dict[str, Array]:
@@ -177,25 +185,30 @@ class LinearLearner:
         weights = state.get("weights", np.empty(0))
         if weights.shape != (width + 1, self.classes) or (space and len(space.basis) != self._width):
             raise CheckpointError(f"this state is not one of {self.architecture}: weights of shape {weights.shape}")
-        self.space, self.weights, self.tainted = space, weights, bool(state.get("tainted", True))
+        same = (one for one, _ in _SEEN.values() if space and np.array_equal(one.basis, space.basis))
+        self.space = next(same, space)  # whose rows are known
+        self.weights, self.tainted = weights, bool(state.get("tainted", True))
         self.parameters = weights.size
 
     def rows(self, x: Array) -> Array:
         """Return what the model sees of inputs: rows (n, d + 1) of length 1, the last coordinate from a constant."""
         if self.space is None:
             return _unit(self._features(x))
+        known = self._known(x)
+        return self.space.rows(self._features(x)) if known is None else known
+
+    def _known(self, x: Array) -> Array | None:
+        """Return the rows of the public inputs seen last, if ``x`` is those."""
         if any(self.space is space and len(x) == len(v) for space, v in _SEEN.values()):
-            known = _SEEN.get(self._key(x))
-            if known is not None:
-                return known[1]
-        return self.space.rows(self._features(x))
+            seen = _SEEN.get(self._key(x))
+            return None if seen is None else seen[1]
+        return None
 
     def _key(self, x: Array) -> tuple[str, str, int]:
         return fingerprint(x), self.architecture, self.dimensions
 
     def _features(self, x: Array) -> Array:
-        parts = [self.features(x[i : i + CHUNK]) for i in range(0, max(len(x), 1), CHUNK)]
-        return np.asarray(np.concatenate(parts), np.float32)
+        return in_pieces(self.features, x)
 
     def _public_curvature(self) -> Array | None:
         """Return the inverse of the public rows' second moments (d + 1, d + 1), or nothing where none were seen."""
@@ -243,16 +256,20 @@ def _measured(v: Array) -> tuple[Array, Array, Array]:
     return v, np.linalg.norm(v, axis=1), v.astype(np.float64)
 
 
-def _space(z: Array, dimensions: int) -> Space:
-    """Return the leading principal components of rows ``z`` (n, D), whitened, and the second moments of unit rows."""
+def _space(z: Array, dimensions: int) -> tuple[Space, Array]:
+    """Return the leading principal components of rows ``z`` (n, D), whitened, and the rows (n, d + 1) in them.
+
+    ``z`` is used up: it may be the largest thing in the memory of a small device, which has no room for a second one.
+    """
     center = z.mean(axis=0, dtype=np.float64).astype(np.float32)
-    about = z - center
+    z -= center
+    about = z
     count = min(dimensions, z.shape[1], max(len(z) - 1, 1))
     directions, variances = _leading(about, count)
     kept = variances > 1e-6 * variances.max(initial=0)
     basis = directions[:, kept] / np.sqrt(variances[kept] * max(int(kept.sum()), 1))
     v = _unit(about @ basis)
-    return Space(center, basis, np.asarray(v.T @ v / len(v)))
+    return Space(center, basis, np.asarray(v.T @ v / len(v))), v
 
 
 def _leading(about: Array, count: int) -> tuple[Array, Array]:

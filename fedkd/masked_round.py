@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedkd.codec import peek
+from fedkd.collect import arrival
 from fedkd.config import Config
 from fedkd.errors import CodecError, FedkdError, QuorumError
 from fedkd.protect import rules_of
@@ -102,7 +103,8 @@ class Gathering:
 
     def _phase(self, phase: str, sent: Mapping[str, int], read: Callable[[bytes], T]) -> dict[int, T]:
         """Return what those who were ``sent`` a question answered, by client, sorted; wait no longer than we may."""
-        self.observe("asked", {"round": self.query.round, "clients": len(sent), "phase": phase})
+        facts = {"round": self.query.round, "clients": len(sent), "phase": phase}
+        self.observe("asked", {**facts, "sent": dict(sent), "left": self.config.deadline})
         for name, size in sent.items():
             row = {"status": "silent", "bytes_up": 0, "bytes_down": 0, "local": None, "error": f"no {phase} in time"}
             self.rows.setdefault(name, row)
@@ -118,6 +120,7 @@ class Gathering:
                 break
             if not met and len(answers) >= self._enough:
                 met, end = True, min(end, time.monotonic() + self.config.grace)
+                self.observe("enough", {"round": self.query.round, "left": max(0.0, end - time.monotonic())})
         return dict(sorted(answers.items()))
 
     def _take(self, reply: Reply, waiting: set[str], answers: dict[int, T], read: Callable[[bytes], T]) -> None:
@@ -138,7 +141,7 @@ class Gathering:
             self.latency[reply.client] = self.latency.get(reply.client, 0.0) + reply.latency
         except FedkdError as error:
             row |= {"status": "failed", "error": str(error)}
-        self.observe("answer", {"client": reply.client, "error": row["error"] if row["status"] == "failed" else None})
+        self.observe("answer", arrival(reply, row["error"] if row["status"] == "failed" else None))
 
     @property
     def _enough(self) -> int:

@@ -6,20 +6,19 @@ shorter for soft labels that are easy to guess are predicted to the byte; all ot
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fedkd import dataset, transfer
+from fedkd import transfer
 from fedkd.client import Answer
 from fedkd.codec import Known, encode_query, encode_release, remember, remember_feedback
 from fedkd.config import Config, mixed
-from fedkd.errors import DataError
 from fedkd.expertise import GATES, STATIC
 from fedkd.fedavg import FedAvg, fedavg
 from fedkd.flower.messages import answer_content, query_content, size_of
@@ -28,6 +27,7 @@ from fedkd.memory import Memory, Pool
 from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
+from fedkd.privacy.ledger_report import verify
 from fedkd.privacy.report import spent_in
 from fedkd.privacy.responses import deviation, keep_probability
 from fedkd.protect import SAID, doubtful_delta, least_of, protection_of, spending
@@ -38,6 +38,7 @@ from fedkd.release import form, prepare
 from fedkd.secagg.sizes import conversation
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array, normalize
+from fedkd.stored import Stored, measures, transfer_measures
 from fedkd.units import size
 
 FINGERPRINT = "00" * 32
@@ -45,33 +46,6 @@ SEARCHED = 100_000
 """Rounds in which we look for the one from which FedAvg is cheaper, or dearer."""
 GUESSED = {"delta", "range_code", "zstd"}
 """What makes a frame shorter by as much as its content can be guessed."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A data set by its measures: train ``rows``, the ``shape`` of one, ``classes``, bytes of a value as it is kept."""
-
-    rows: int
-    shape: tuple[int, ...]
-    classes: int
-    width: int = 1
-
-
-KNOWN = {
-    "digits": Stored(1397, (1, 8, 8), 10, 4),
-    "mnist": Stored(60_000, (1, 28, 28), 10),
-    "fashion_mnist": Stored(60_000, (1, 28, 28), 10),
-    "cifar10": Stored(50_000, (3, 32, 32), 10),
-    "cifar100": Stored(50_000, (3, 32, 32), 100),
-}
-"""Data sets whose measures need no look at their files."""
-TORCHVISION = {
-    "MNIST": KNOWN["mnist"],
-    "FashionMNIST": KNOWN["mnist"],
-    "KMNIST": KNOWN["mnist"],
-    "CIFAR10": KNOWN["cifar10"],
-    "CIFAR100": KNOWN["cifar100"],
-}
 
 
 @dataclass(frozen=True)
@@ -178,31 +152,6 @@ def plan(config: Config) -> Plan:
     public = transfer_measures(config, data)
     sent = plan_rounds(config, public.rows, data.classes)
     return Plan(config, public, tuple(sent), fedavg(config, data.shape, data.classes), tuple(_bounds(config)))
-
-
-def measures(spec: str, *, labeled: bool = False) -> Stored:
-    """Return rows, shape and classes of a data set: from a table where they are known, else by loading it."""
-    built = dataset.dataset.build(spec)
-    name, _ = parse(spec)
-    if name in KNOWN:
-        return KNOWN[name]
-    if name == "torchvision" and built.keywords.get("name", "MNIST") in TORCHVISION:
-        return TORCHVISION[built.keywords.get("name", "MNIST")]
-    whole = dataset.load(spec) if labeled else dataset.read(spec)
-    return Stored(len(whole.x), whole.x.shape[1:], whole.classes, whole.x.dtype.itemsize)
-
-
-def transfer_measures(config: Config, data: Stored) -> Stored:
-    """Return the measures of the transfer set."""
-    built = transfer.check(config.transfer)
-    if not transfer.is_cut(config.transfer):
-        return measures(config.transfer)
-    rows = int(built.keywords.get("size", inspect.signature(built.func).parameters["size"].default))
-    if not 1 <= rows < data.rows:
-        raise DataError(
-            f"transfer {config.transfer!r}: size must be in [1, {data.rows - 1}] for {data.rows} train rows, got {rows}"
-        )
-    return replace(data, rows=rows)
 
 
 def plan_rounds(config: Config, rows: int, classes: int) -> list[Sent]:
@@ -405,7 +354,7 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
         f"privacy: epsilon {total:.3g} at delta {config.delta:g} for one {chosen.unit} ({chosen.neighbors}), "
         f"{once:.3g} after round 1{seeded}"
     ]
-    lines += [f"warning: {line}" for line in doubtful_delta(config)]
+    lines += _in_ledger(config) + [f"warning: {line}" for line in doubtful_delta(config)]
     if chosen.place == "training":
         return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
     if chosen.place == "answers":
@@ -436,6 +385,16 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
         first = chosen.test * noise * math.sqrt(rows) / config.clients
         told += f"; rows are told above {chosen.threshold:g} of the votes, sd {first:.2g} on that share"
     return [*lines, f"{told}; sd {sd:.2g} on each mean label" + (" before smoothing" if chosen.smooth else "")]
+
+
+def _in_ledger(config: Config) -> list[str]:
+    """Return what earlier runs have left of the server's budget; reads its ledger and changes nothing."""
+    if not config.ledger:
+        return []
+    whole = config.ledger_epsilon or config.epsilon
+    fresh = not (Path(config.ledger) / "ledger.jsonl").exists()
+    before = () if fresh else tuple(entry.event for entry in verify(Path(config.ledger)).reservations)
+    return [f"ledger: earlier runs have spent epsilon {spent(before, config.delta):.3g} of {whole:g}"]
 
 
 def _turning(first: bool, round_: int | None, counted: str) -> str:

@@ -199,6 +199,8 @@ def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "robust
 
 ON_DEVICE = ("training", "answers", "labels", "shares")
 """Where noise is added by a client itself, so that its own ledger knows of it."""
+ON_SERVER = ("mean", "votes")
+"""Where the server adds it, whose ledger then knows."""
 SAID = ("training", "answers", "labels")
 """Of these, where an answer says what it cost, and the server takes none that cost too much."""
 DROPOUTS = ("strict", "robust")

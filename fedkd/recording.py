@@ -53,7 +53,7 @@ def save_round(
     arrays = _pack_rows("ask", query.indices) | _pack_rows("learn", chosen.learn) | _pack_rows("forget", chosen.forget)
     clients: dict[str, Any] = {}
     for key, release in releases.items():
-        form, arrays[f"{key}.p"] = _pack(release)
+        form, arrays[f"{key}.p"] = pack_soft_labels(release)
         arrays[f"{key}.w"] = _pack_weights(release.w)
         event = [events.to_code(release.event), asdict(release.event)]
         clients[str(key)] = {"form": form, "encoding": release.encoding, "event": event}
@@ -96,7 +96,7 @@ def _read(arrays: Mapping[str, Array], header: Mapping[str, Any]) -> Recorded:
         raise ValueError(f"{len(ask)} rows of {classes} classes are more than any frame holds")
     releases = {}
     for key, about in header["clients"].items():
-        p = _unpack(about["form"], arrays[f"{key}.p"], classes)
+        p = unpack_soft_labels(about["form"], arrays[f"{key}.p"], classes)
         if p.shape != (len(ask), classes):
             raise ValueError(f"ballots of client {key} must have shape {(len(ask), classes)}, got {p.shape}")
         w = np.broadcast_to(arrays[f"{key}.w"], (len(ask),)).copy()
@@ -107,7 +107,7 @@ def _read(arrays: Mapping[str, Array], header: Mapping[str, Any]) -> Recorded:
     return Recorded(query, Selection(ask, learn, forget), releases)
 
 
-def _pack(release: Release) -> tuple[str, Array]:
+def pack_soft_labels(release: Release) -> tuple[str, Array]:
     """Return the form that the soft labels are kept in, and them in it: the compact one if it gives every bit back."""
     p, encoding = release.p, release.encoding
     form = encoding if encoding in ("label", *_UNITS) else "float16"  # a late answer forgot its encoding
@@ -119,7 +119,8 @@ def _pack(release: Release) -> tuple[str, Array]:
     return "whole", p
 
 
-def _unpack(form: str, kept: Array, classes: int) -> Array:
+def unpack_soft_labels(form: str, kept: Array, classes: int) -> Array:
+    """Return soft labels (n, C) as they were before :func:`pack_soft_labels`; raise ValueError on what is none."""
     if form not in ("whole", "float16", "label", *_UNITS):
         raise ValueError(f"unknown form of soft labels {str(form)[:20]!r}")
     if form == "label" and len(kept) and int(kept.max()) >= classes:

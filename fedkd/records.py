@@ -75,8 +75,8 @@ class RoundReport:
     """What is known about one round; one line of ``metrics.jsonl``.
 
     All but ``seconds`` (by phase) and ``latency`` (by client, in seconds) is reproducible bit for bit. ``clients``
-    maps the key of a client to its row: ``status`` (answered, late, silent or failed), ``bytes_up``, ``bytes_down``,
-    ``local`` (test accuracy of its own model, where that is known) and ``error``.
+    maps the key of a client to its row: ``status`` (answered, late, away, silent or failed), ``bytes_up``,
+    ``bytes_down``, ``local`` (test accuracy of its own model, where that is known) and ``error``.
     """
 
     round: int

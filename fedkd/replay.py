@@ -66,7 +66,7 @@ class Recording:
     @property
     def clients(self) -> list[int]:
         """Clients whose ballots counted in some round."""
-        counted = ("answered", "late")
+        counted = ("answered", "late", "away")
         rows = [(key, row) for report in self.reports for key, row in report.clients.items()]
         return sorted({int(key) for key, row in rows if row.get("status") in counted and key.isdecimal()})
 

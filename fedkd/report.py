@@ -117,6 +117,8 @@ def _privacy(run: Run) -> dict[str, Any]:
         text = f"An epsilon was claimed without {', '.join(run.unstated)}; such a number promises nothing. {why}"
         return {"alarm": True, "headline": "privacy: NONE", "text": text.strip()}
     text = f"delta {privacy['delta']}, unit: {privacy['unit']}, neighbors: {privacy['neighbors']}. {why}"
+    if "ledger" in privacy:
+        text += f" {short(plain(privacy['ledger']), 300)}"
     headline = f"privacy: {run.guarantee}, epsilon {run.epsilon:g}"
     return {"alarm": False, "headline": headline, "text": short(text.strip(), 900)}
 

@@ -169,7 +169,7 @@ def outliers(run: Run) -> Panel | None:
 
 
 def presence(run: Run) -> Panel:
-    """How each client did in each round: answered, late, silent or failed."""
+    """How each client did in each round: answered, late, away, silent or failed."""
     groups, names, shared = bins(run)
     rank = {status: i for i, status in enumerate(charts.STATUSES)}
     tally = {key: run.statuses(key) for key in run.clients}
@@ -190,7 +190,7 @@ def presence(run: Run) -> Panel:
         y_label="client",
         glyphs=True,
     )
-    asked = sum(len(statuses) for statuses in tally.values())
+    asked = sum(status != "away" for statuses in tally.values() for status in statuses)
     answered = sum(statuses.count("answered") for statuses in tally.values())
     answer = f"{answered:,} of {asked:,} answers came in time.{cut}" if asked else UNKNOWN
     errors = [(key, error) for key in run.clients if (error := _last_error(run, key))]
@@ -203,13 +203,17 @@ def presence(run: Run) -> Panel:
     rows = [
         [
             short(key, 40),
-            str(len(tally[key])),
+            str(sum(status != "away" for status in tally[key])),
             *(str(tally[key].count(status)) for status in charts.STATUSES),
             _last_error(run, key),
         ]
         for key in run.clients
     ]
-    words = {"late": "late, of an earlier round", "silent": "silent until the deadline"}
+    words = {
+        "late": "late, of an earlier round",
+        "away": "away: its last ballot counts",
+        "silent": "silent until the deadline",
+    }
     seen = {status for statuses in tally.values() for status in statuses}
     items = [(swatch("status", status), words.get(status, status)) for status in charts.STATUSES if status in seen]
     data = data_table(head, rows, what="clients")

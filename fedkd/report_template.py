@@ -15,7 +15,7 @@ CSS = """
   --good: #00755a; --bad: #b8460a;
   --c1: #0a66c2; --c2: #c8530a; --c3: #6b7683; --c4: #007f5f; --c5: #b0558f; --c6: #a67c00; --c7: #2a9fd0;
   --c8: #7a4fbf;
-  --answered: #a9cdf0; --late: #f3cf6b; --silent: #d5d9de; --failed: #e5814f; --sign: #1a1f26;
+  --answered: #a9cdf0; --late: #f3cf6b; --away: #e3d5f2; --silent: #d5d9de; --failed: #e5814f; --sign: #1a1f26;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -24,7 +24,7 @@ CSS = """
     --good: #4fd0a5; --bad: #ff9a62;
     --c1: #6cb2ff; --c2: #ff9550; --c3: #98a3b0; --c4: #3cc79b; --c5: #e48cc4; --c6: #e0b83a; --c7: #7fd3f5;
     --c8: #b497f0;
-    --answered: #2f6299; --late: #b98a1d; --silent: #4a535e; --failed: #c4571f; --sign: #ffffff;
+    --answered: #2f6299; --late: #b98a1d; --away: #5b4878; --silent: #4a535e; --failed: #c4571f; --sign: #ffffff;
   }
 }
 * { box-sizing: border-box; }
@@ -121,7 +121,7 @@ svg .value[class*=" s"] { fill: var(--c); }
 .d1 { stroke-dasharray: 6 4; } .d2 { stroke-dasharray: 1 4; } .d3 { stroke-dasharray: 9 3 2 3; }
 .s1 { --c: var(--c1); } .s2 { --c: var(--c2); } .s3 { --c: var(--c3); } .s4 { --c: var(--c4); }
 .s5 { --c: var(--c5); } .s6 { --c: var(--c6); } .s7 { --c: var(--c7); } .s8 { --c: var(--c8); }
-.st-answered { fill: var(--answered); } .st-late { fill: var(--late); }
+.st-answered { fill: var(--answered); } .st-late { fill: var(--late); } .st-away { fill: var(--away); }
 .st-silent { fill: var(--silent); } .st-failed { fill: var(--failed); }
 .glyph { fill: none; stroke: var(--sign); stroke-width: 1.5; stroke-linecap: round; }
 .level-1, .level-2, .level-3, .level-4, .level-5 { fill: var(--c1); }
@@ -144,7 +144,7 @@ svg .value[class*=" s"] { fill: var(--c); }
     --accent: #0a5fb4; --amber: #6b4600; --amber-wash: #fdf3df; --good: #00755a; --bad: #b8460a;
     --c1: #0a66c2; --c2: #c8530a; --c3: #6b7683; --c4: #007f5f; --c5: #b0558f; --c6: #a67c00; --c7: #2a9fd0;
   --c8: #7a4fbf;
-    --answered: #a9cdf0; --late: #f3cf6b; --silent: #d5d9de; --failed: #e5814f; --sign: #000; }
+    --answered: #a9cdf0; --late: #f3cf6b; --away: #e3d5f2; --silent: #d5d9de; --failed: #e5814f; --sign: #000; }
   body { font-size: 11pt; }
   main { max-width: none; padding: 0; }
   .grid { grid-template-columns: 1fr 1fr; }

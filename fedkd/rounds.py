@@ -109,11 +109,13 @@ class Loop:
         else:
             collected = self._collect(exchange, query, self._ask(exchange, query))
         clock.lap("clients")
+        self.observe("aggregate", {"round": round_})
 
         # Sorted by client: neither the order nor the timing of arrivals can change a bit of the teacher.
         clients = sorted(collected.releases)
         releases = [collected.releases[key] for key in clients]
         trust = np.array([self.state.trust.get(key, 1.0) for key in clients])
+        spoke = {key for key in clients if collected.clients[str(key)]["status"] in ("answered", "late")}
         if chosen.place == "shares":
             ensemble = self._unmasked(gathered, selection.ask)
         elif self.config.protect != "none" and chosen.place != "training":
@@ -148,8 +150,12 @@ class Loop:
                 **({"lesson": studied, "counts": counts, "taught": round_} if counts.any() else self.state.last_lesson),
                 kept=kept,
                 known=self.collector.remembered(query, collected, self.state),
-                trust={**self.state.trust, **dict(zip(clients, trust.tolist(), strict=True))},
+                trust={
+                    **self.state.trust,
+                    **{k: t for k, t in zip(clients, trust.tolist(), strict=True) if k in spoke},
+                },
                 told=self.collector.told(query, self.state),
+                ballots=collected.ballots,
                 reports=[*self.state.reports, report],
             )
             if self.ballots is not None:
@@ -320,8 +326,9 @@ class Loop:
             "teacher_ece": None if t is None else metrics.ece(teacher.p, t),
             "teacher_entropy": metrics.mean_entropy(teacher.p),
             "coverage": float(answered.mean()) if len(answered) else None,
-            "asked": float(len(collected.clients)),
+            "asked": float(sum(row["status"] != "away" for row in collected.clients.values())),
             "answered": float(sum(row["status"] == "answered" for row in collected.clients.values())),
+            "away": float(sum(row["status"] == "away" for row in collected.clients.values())),
             "bytes_up": float(sum(row.get("bytes_up", 0) for row in collected.clients.values())),
             "bytes_down": float(sum(row.get("bytes_down", 0) for row in collected.clients.values())),
         }

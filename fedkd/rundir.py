@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +19,15 @@ from fedkd.learner import Learner
 from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
 
-DEPLOYMENT, REPLAY = "deployment", "replay"
+DEPLOYMENT, REPLAY, SERVED = "deployment", "replay", "serve"
+NETWORKED = frozenset({DEPLOYMENT, SERVED})
+"""Engines whose clients are elsewhere: nobody here has their data."""
 
 
 class RunDirectory:
     """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
-    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember.
+    ``status.json``, ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients keep. A
+    run that was served has ``serve.json``, how and where.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +42,9 @@ class RunDirectory:
         self.student = path / "student.safetensors"
         self.summary = path / "summary.json"
         self.origin = path / "origin.json"
+        self.identity = path / "run.id"
+        self.terms = path / "serve.json"
+        self.status = path / "status.json"
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""
@@ -59,13 +66,28 @@ class RunDirectory:
         if config.resume:  # maybe from round 1: then there is no checkpoint yet, and clients repeat what they answered
             self.clients.mkdir(exist_ok=True)
             return
-        for file in (self.checkpoint, self.metrics, self.table, self.student, self.summary, self.path / "report.html"):
+        for file in (
+            self.checkpoint,
+            self.metrics,
+            self.table,
+            self.student,
+            self.summary,
+            self.identity,
+            self.status,
+            self.path / "report.html",
+        ):
             file.unlink(missing_ok=True)
         for folder in (self.clients, self.ballots):
             shutil.rmtree(folder, ignore_errors=True)
         self.clients.mkdir()
         if not self.config.exists():
             write_atomic(self.config, Resolved(config, {}).to_toml().encode())
+
+    def name_in_ledger(self) -> str:
+        """Return the name under which this run is charged, ever the same until it is begun anew."""
+        if not self.identity.exists():
+            write_atomic(self.identity, f"{self.path.name[:60]}-{uuid.uuid4().hex}".encode())
+        return self.identity.read_text(encoding="utf-8")
 
     def rewrite(self, reports: Sequence[RoundReport]) -> None:
         """Make the journal agree with the checkpoint: a crash may have come between the two."""
@@ -109,7 +131,7 @@ def find(path: Path) -> RunDirectory:
 def next_run(root: Path, stem: str) -> Path:
     """Make and return ``stem-001``, ``stem-002``, ... under ``root``: the first that nobody else has taken."""
     root.mkdir(parents=True, exist_ok=True)
-    taken = [int(p.name.rpartition("-")[2]) for p in root.glob(f"{stem}-*") if p.name.rpartition("-")[2].isdigit()]
+    taken = [int(p.name.rpartition("-")[2]) for p in root.glob(f"{stem}-*") if p.name.rpartition("-")[2].isdecimal()]
     number = max(taken, default=0) + 1
     while True:
         path = root / f"{stem}-{number:03d}"

@@ -102,7 +102,7 @@ def summarize(
         "scoreboard": board,
         "clients": {
             name: {
-                "architecture": spec_of(config, int(name)) if name.isdigit() else "?",
+                "architecture": spec_of(config, int(name)) if name.isdecimal() else "?",
                 "before": first.clients.get(name, {}).get("local"),
                 "after": row.get("local"),
                 **({"dishonest": simulated and _lies(config, name)} if config.attack != "none" else {}),
@@ -172,7 +172,7 @@ def _pooled(config: Config, shared: Federation) -> float | None:
 
 
 def _lies(config: Config, name: str) -> bool:
-    return name.isdigit() and role(config, int(name)) is not HONEST
+    return name.isdecimal() and role(config, int(name)) is not HONEST
 
 
 def _held(shared: Federation) -> dict[str, list[int]]:

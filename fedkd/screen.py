@@ -172,6 +172,8 @@ def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) 
             f"{escape(about)}. {escape(privacy['attacker'])}",
             soft_wrap=True,
         )
+        if "ledger" in privacy:
+            console.print(escape(privacy["ledger"]), soft_wrap=True)
     for warning in summary["warnings"]:
         console.print(f"[yellow]warning[/yellow] {escape(warning)}", soft_wrap=True)
     if path is not None:

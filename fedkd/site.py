@@ -36,7 +36,7 @@ from fedkd.config import Config
 from fedkd.dataset import Dataset, as_inputs, fingerprint, labels_among, read
 from fedkd.errors import BudgetExhausted, CodecError, ConfigError, DataError, FedkdError, SpecError, did_you_mean
 from fedkd.federation import Federation, federation
-from fedkd.learner import is_factory
+from fedkd.learner import is_factory, names_a_file
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
 from fedkd.records import TransferSet
@@ -95,11 +95,14 @@ def refuse(error: Exception, node_config: NodeConfig, node_id: int) -> Refusal:
     """Return what may be told of ``error``; all of it goes to the log of the device."""
     given = str(node_config.get("partition-id", node_id))
     who = given if given.isdigit() else str(node_id)  # any other text is its owner's
+    if isinstance(error, MemoryError):
+        log.error("client %s: out of memory; raise --max-memory or take a smaller learner (fedkd bench-device)", who)
+        return Refusal(who, "MemoryError: this device has not enough memory for it")
     if not isinstance(error, FedkdError):
-        log.error("client %s failed", who, exc_info=error)
+        own = "data" in node_config or not node_config.get("simulated", False)
+        log.error("client %s failed", who, exc_info=error, extra={"simulated": not own})
         # Only the type leaves: the text of a foreign exception may quote private data. Our own engine says of its nodes
         # that they are simulated; there nothing is private, and whoever runs it wrote the model.
-        own = "data" in node_config or not node_config.get("simulated", False)
         return Refusal(who, type(error).__name__ if own else describe(error))
     log.warning("client %s: %s", who, error)
     # What is wrong with the server's settings or frames may be told; about a device's own things, only the kind.
@@ -133,6 +136,11 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
         raise ConfigError(
             f"learner {spec!r} is code that the run names, and this node has data of its own: its owner must set "
             "learner or allow-code"
+        )
+    if own and names_a_file(spec):
+        raise ConfigError(
+            f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "
+            "must set learner"
         )
 
 
@@ -219,7 +227,7 @@ def _ledger_directory(node_config: NodeConfig, default: Path, x: np.ndarray) -> 
     if "ledger-dir" in node_config:
         return Path(str(node_config["ledger-dir"]))
     if _outlives(node_config):
-        return _home() / "ledgers" / fingerprint(x)[:32]
+        return remembers() / "ledgers" / fingerprint(x)[:32]
     return default
 
 
@@ -249,8 +257,9 @@ def _state_directory(config: Config, node_config: NodeConfig, run_id: int) -> Pa
         return Path(str(node_config["state-dir"]))
     if "data" not in node_config and config.output and Path(config.output).is_dir():  # on the server's own machine
         return Path(config.output) / "clients"
-    return _home() / "state" / str(run_id)
+    return remembers() / "state" / str(run_id)
 
 
-def _home() -> Path:
+def remembers() -> Path:
+    """Return the folder of this device for what belongs to no run in particular: ``FEDKD_HOME``, or ``~/.fedkd``."""
     return Path(os.environ.get("FEDKD_HOME", Path.home() / ".fedkd"))

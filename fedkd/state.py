@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fedkd.absence import Kept
 from fedkd.audience import Audience
 from fedkd.codec import Known
 from fedkd.feedback import Back
 from fedkd.memory import Memory
-from fedkd.records import RoundReport, Teacher
+from fedkd.recording import pack_soft_labels, unpack_soft_labels
+from fedkd.records import Release, RoundReport, Teacher
 from fedkd.softlabels import Array
 
 
@@ -20,7 +22,7 @@ class State:
     ``round`` is the last that was finished. Of it: the ``teacher``, and the ``feedback`` that goes out with the next
     query. The student's last ``lesson``, each row of which ``counts`` (n,), is that of round ``taught``. What the
     student said where public labels found it right is ``kept`` (M, C). By client: the release ``known`` here, how far
-    it is in ``trust``, and what it was ``told``.
+    it is in ``trust``, what it was ``told``, and its last ``ballots``.
     """
 
     round: int = 0
@@ -34,6 +36,7 @@ class State:
     known: dict[int, Known] = field(default_factory=dict)
     trust: dict[int, float] = field(default_factory=dict)
     told: dict[int, Audience] = field(default_factory=dict)
+    ballots: dict[int, Kept] = field(default_factory=dict)
     reports: list[RoundReport] = field(default_factory=list)
 
     @property
@@ -52,11 +55,17 @@ class State:
             arrays |= {f"known.{key}.{name}": array for name, array in known.to_arrays().items()}
         for key, audience in self.told.items():
             arrays |= {f"told.{key}.{name}": array for name, array in audience.to_arrays().items()}
+        ballots = {}
+        for key, one in self.ballots.items():
+            form, p = pack_soft_labels(one.release)
+            arrays |= {f"ballot.{key}.p": p, f"ballot.{key}.w": one.release.w, f"ballot.{key}.rows": one.indices}
+            ballots[str(key)] = {"round": one.round, "form": form}
         header = {
             "round": self.round,
             "taught": self.taught,
             "reports": [asdict(report) for report in self.reports],
             "trust": {str(key): value for key, value in self.trust.items()},
+            "ballots": ballots,
         }
         return arrays, header
 
@@ -78,6 +87,10 @@ class State:
             known={key: Known.from_arrays(part) for key, part in _by_key("known.", arrays).items()},
             trust={int(key): value for key, value in header["trust"].items()},
             told={key: Audience.from_arrays(part) for key, part in _by_key("told.", arrays).items()},
+            ballots={
+                key: _kept(part, header["ballots"][str(key)], arrays["memory.p"].shape[1])
+                for key, part in _by_key("ballot.", arrays).items()
+            },
             reports=[RoundReport(**report) for report in header["reports"]],
         )
 
@@ -91,6 +104,11 @@ class State:
         elif self.feedback is not None:
             named |= {f"feedback.{key}": teacher for key, teacher in self.feedback.items()}
         return {name: teacher for name, teacher in named.items() if teacher is not None}
+
+
+def _kept(part: dict[str, Array], about: dict[str, Any], classes: int) -> Kept:
+    p = unpack_soft_labels(about["form"], part["p"], classes)
+    return Kept(about["round"], part["rows"], Release(p, part["w"]))
 
 
 def _by_key(prefix: str, arrays: dict[str, Array]) -> dict[int, dict[str, Array]]:

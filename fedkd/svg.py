@@ -47,12 +47,13 @@ def circle(kind: str, x: float, y: float, r: float, tip: str = "") -> str:
 
 
 def glyph(status: str, x: float, y: float, r: float) -> str:
-    """The sign of a status around (x, y): a tick, a slash, a bar or a cross."""
+    """The sign of a status around (x, y): a tick, a slash, a stroke, a bar or a cross."""
     a, b = num(x - r), num(y - r)
     span = num(2 * r)
     return {
         "answered": f"M{a} {num(y)}l{num(0.7 * r)} {num(0.8 * r)} {num(1.3 * r)}-{num(1.6 * r)}",
         "late": f"M{a} {num(y + r)}l{span}-{span}",
+        "away": f"M{num(x)} {b}v{span}",
         "silent": f"M{a} {num(y)}h{span}",
         "failed": f"M{a} {b}l{span} {span}M{a} {num(y + r)}l{span}-{span}",
     }[status]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,28 @@ from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
 from fedkd.scoreboard import build_student
 
+Present = Callable[[int, int], bool]
+"""Whether a client (its key) is there in a round."""
+
+
+def always(client: int, round_: int) -> bool:
+    """Every client is there in every round."""
+    return True
+
 
 class Direct:
-    """A network of function calls: every client answers before ``ask`` returns."""
+    """A network of function calls: every client that is there answers before ``ask`` returns."""
 
-    def __init__(self, sites: list[Site], config: Config) -> None:
-        """Stand for ``sites``, which all run ``config``."""
-        self.sites, self.config = sites, config
+    def __init__(self, sites: list[Site], config: Config, present: Present = always) -> None:
+        """Stand for ``sites``, which all run ``config``; those who are not ``present`` in a round are not asked."""
+        self.sites, self.config, self.present = sites, config, present
         self._replies: list[Reply] = []
 
     def ask(
         self, round_: int, frame: bytes, personal: Mapping[str, bytes], acknowledged: Mapping[str, int]
     ) -> Mapping[str, int]:
         """Let every site answer its frame now; one that raises a known error is reported, and no other disturbed."""
-        names = [str(site.key) for site in self.sites]
+        names = [str(site.key) for site in self.sites if self.present(site.key, round_)]
         return {name: self.again(round_, name, personal.get(name, frame), acknowledged.get(name, 0)) for name in names}
 
     def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
@@ -69,7 +77,7 @@ def play(preset: str, **settings: Any) -> list[RoundReport]:
     return run(Config.read({**resolve(preset=preset, environ={}).config.model_dump(), **settings}, where="simulation"))
 
 
-def run(config: Config) -> list[RoundReport]:
+def run(config: Config, *, present: Present = always) -> list[RoundReport]:
     """Run ``config`` in this process; return a report a round."""
     shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
     set_threads(config.threads)
@@ -94,4 +102,4 @@ def run(config: Config) -> list[RoundReport]:
             evaluation=Evaluation(shared.test(), shared.truth) if config.evaluate else None,
             public_labels=shared.truth if config.labels != "none" else None,
         )
-        return loop.run(Direct(sites, config))
+        return loop.run(Direct(sites, config, present))

@@ -65,6 +65,18 @@ def test_the_answer_is_the_soft_labels_of_the_queried_rows_in_their_order():
     assert (release.p.argmax(axis=1) == TRUTH[[2, 7, 20]]).all()
 
 
+def test_a_model_that_is_asked_for_all_rows_reads_the_transfer_set_itself(monkeypatch):
+    """A copy of it may be more than a small device has room for."""
+    read = []
+    monkeypatch.setattr(
+        client_module, "_predict", lambda owner, learner, x: read.append(x) or np.full((len(x), 3), 1 / 3, np.float32)
+    )
+    answer(site(), frame(ask()), CONFIG)
+    answer(site(), frame(ask(rows=[3, 5])), CONFIG)
+    assert np.shares_memory(read[0], POOL)
+    assert (read[1] == POOL[[3, 5]]).all()
+
+
 def test_mixed_learners_are_dealt_in_turn():
     assert [spec_of(CONFIG, key) for key in range(3)] == ["logistic", "constant", "logistic"]
 

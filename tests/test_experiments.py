@@ -33,3 +33,23 @@ def test_a_picture_has_a_line_for_each_mechanism_and_its_name_below(tmp_path):
     assert text.count("central, partition=iid</text>") == 1
     assert text.count("local_gaussian, the control, partition=dirichlet(alpha=0.1)</text>") == 1
     assert experiments.over(read_sweep(experiments.FOLDER / "clip.toml", root=tmp_path)) == ""
+
+
+def test_theory_is_not_contradicted_and_an_error_in_the_noise_is_seen():
+    from simulations.privacy import theory
+
+    right = theory.gaussian("expertise sketch", 4.0, 3000)
+    planted = theory.gaussian("expertise sketch", 4.0, 3000, smaller=2.0)
+    assert theory.row(right, planted)["promised"] == 4.0
+    assert right.lower < 4.0 * 1.02 < planted.lower  # 1 in 100 right mechanisms is a little above
+
+
+def test_owners_who_allow_little_are_not_asked_for_much():
+    from simulations.privacy import budgets
+
+    config = budgets.scene(8.0, "iid", 0)
+    allowed = budgets.budgets(config.clients, 0.25)
+    assert allowed.count(8.0) == 5 and budgets.budgets(20, 0.01).count(8.0) == 1
+    answered, student = budgets.once(config, allowed)
+    assert answered == 5
+    assert student > 0.5

@@ -5,44 +5,18 @@ import math
 
 import numpy as np
 import pytest
+from expertise_scene import normal, square, weights_of
 
 from fedkd import expertise as module
 from fedkd.aggregation import aggregator
-from fedkd.dataset import fingerprint
 from fedkd.errors import SpecError
-from fedkd.events import Gaussian, NonPrivate, NoOp
 from fedkd.expertise import (
     expertise,
     intrinsic_dimension,
-    kth_distance,
-    nearest,
-    noisy_sketch,
-    principal_components,
-    shapes,
-    space,
-    weigh,
 )
-from fedkd.expertise.sketch import Fourier
-from fedkd.privacy.noise import SeededEntropy
-from fedkd.records import TransferSet
 
 SCALE_FREE = ["distance", "density_ratio", "gaussian", "density", "private_sketch(sigma=0.0)"]
 P = np.array([[1.0, 0.0], [0.5, 0.5], [0.8, 0.2]], np.float32)
-
-
-def transfer(x):
-    x = np.asarray(x, np.float32)
-    return TransferSet(x, fingerprint(x))
-
-
-def weights_of(spec, pool, private, *, rows=None, p=None, seed=0):
-    rows = np.arange(len(pool)) if rows is None else np.asarray(rows)
-    p = np.full((len(rows), 2), 0.5, np.float32) if p is None else p
-    return expertise.build(spec)(p, rows, transfer(pool), np.asarray(private, np.float32), np.random.default_rng(seed))
-
-
-def normal(rows, columns, *, at=0.0, scale=1.0, seed=0):
-    return (at + scale * np.random.default_rng(seed).standard_normal((rows, columns))).astype(np.float32)
 
 
 # The predictions as a measure.
@@ -62,137 +36,6 @@ def test_entropy_by_hand():
     share = -(0.8 * math.log2(0.8) + 0.2 * math.log2(0.2))
     expected = [1 / 0.01, 1 / 1.01, 1 / (share + 0.01)]
     assert weights_of("entropy", normal(3, 2), normal(4, 2), p=P) == pytest.approx(expected, rel=1e-5)
-
-
-# Distances.
-
-
-@pytest.mark.parametrize("k", [1, 2, 5, 30])
-def test_the_distance_to_the_kth_neighbor_is_that_of_brute_force(k):
-    x, to = normal(50, 3), normal(30, 3, seed=1)
-    exact = np.sort(np.linalg.norm(x[:, None].astype(float) - to, axis=2), axis=1)[:, k - 1]
-    assert kth_distance(x, to, k) == pytest.approx(exact, rel=1e-5)
-    assert (kth_distance(x, to, k, cells=90) == kth_distance(x, to, k)).all()  # three rows at a time
-
-
-def test_the_distance_of_a_row_to_itself_is_zero_even_far_from_the_origin():
-    x = normal(20, 3, at=1000.0)
-    assert (kth_distance(x, x, 1) == 0).all()
-
-
-def test_the_nearest_distances_come_in_order():
-    x, to = normal(40, 3), normal(30, 3, seed=1)
-    exact = np.sort(np.linalg.norm(x[:, None].astype(float) - to, axis=2), axis=1)[:, :4]
-    assert nearest(x, to, 4) == pytest.approx(exact, rel=1e-5)
-    assert (nearest(x, to, 4, cells=90) == nearest(x, to, 4)).all()
-
-
-@pytest.mark.parametrize("dimensions", [1, 2, 5])
-def test_the_intrinsic_dimension_is_that_of_the_sheet_and_not_of_the_space_around_it(dimensions):
-    flat = np.random.default_rng(0).random((3000, dimensions)).astype(np.float32)
-    sheet = flat @ np.linalg.qr(normal(20, dimensions))[0].T
-    assert intrinsic_dimension(sheet) == pytest.approx(dimensions, rel=0.15)
-    assert intrinsic_dimension(sheet * 1000) == pytest.approx(intrinsic_dimension(sheet), rel=1e-3)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 30])
-def test_the_intrinsic_dimension_is_a_number_whatever_the_rows(rows):
-    assert intrinsic_dimension(np.ones((rows, 4), np.float32)) == 1.0 or rows == 30
-    assert 1 <= intrinsic_dimension(np.ones((rows, 4), np.float32)) <= 4
-    assert 1 <= intrinsic_dimension(normal(rows, 4)) <= 4
-
-
-def test_no_rows_have_no_distances():
-    assert kth_distance(np.zeros((0, 3), np.float32), normal(4, 3), 1).shape == (0,)
-
-
-@pytest.mark.parametrize(("rows", "width"), [(200, 6), (6, 200), (50, 1), (60, 1200), (1, 3)])
-def test_all_principal_components_keep_the_distances(rows, width):
-    x = normal(rows, width) * np.linspace(0.1, 3, width, dtype=np.float32) + 5
-    z, project = principal_components(transfer(x), max(rows, width))
-    exact = np.linalg.norm(x[:, None] - x[None], axis=2)
-    assert np.linalg.norm(z[:, None] - z[None], axis=2) == pytest.approx(exact, rel=1e-3, abs=1e-3)
-    assert project(x) == pytest.approx(z, abs=1e-4)
-
-
-@pytest.mark.parametrize("width", [20, 1200])  # as many as go through a (d, d) matrix, and more
-def test_the_leading_component_is_the_direction_of_most_variance(width):
-    direction = np.zeros(width, np.float32)
-    direction[[1, 3]] = 3 / 5, 4 / 5
-    along = normal(500, 1, scale=10.0)
-    x = along * direction + 0.1 * normal(500, width, seed=1) + 7
-    z, _ = principal_components(transfer(x), 1)
-    assert z.shape == (500, 1)
-    assert abs(np.corrcoef(z[:, 0], along[:, 0])[0, 1]) > 0.999
-
-
-def test_images_are_taken_as_rows_of_values():
-    x = normal(30, 12)
-    flat, _ = principal_components(transfer(x), 4)
-    image, project = principal_components(transfer(x.reshape(30, 3, 2, 2)), 4)
-    assert np.abs(image) == pytest.approx(np.abs(flat), abs=1e-4)
-    assert project(x[:2].reshape(2, 3, 2, 2)) == pytest.approx(image[:2], abs=1e-4)
-
-
-# Shapes.
-
-
-def square(at, size=5, *, light=1.0, ground=0.0):
-    x = np.full((1, 1, 28, 28), ground, np.float32)
-    x[..., at : at + size, at : at + size] = light
-    return x
-
-
-def bars(*, across, light=1.0):
-    x = np.zeros((1, 1, 28, 28), np.float32)
-    x[..., ::4, :] = light
-    return x if across else x.transpose(0, 1, 3, 2).copy()
-
-
-def test_the_shapes_of_an_image_are_a_vector_of_cells_and_directions():
-    x = np.random.default_rng(0).random((3, 1, 28, 28)).astype(np.float32)
-    s = shapes(x)
-    assert s.shape == (3, 6 * 6 * 4 * 8)
-    assert s.dtype == np.float32
-    assert (s >= 0).all() and (s <= 1).all()
-    assert (s**4).reshape(3, 36, 32).sum(axis=2).max() <= 1 + 1e-6  # a block has norm one at most, before the root
-    assert (shapes(x[1:2]) == s[1:2]).all()
-
-
-def test_shapes_tell_directions_apart_by_hand():
-    # Bars across the image have gradients up and down only: direction pi / 2, the fifth of eight; the others are empty.
-    across, down = (shapes(bars(across=across)).reshape(36 * 4, 8) for across in (True, False))
-    inner = across.sum(axis=1) > 0
-    assert (across[inner].argmax(axis=1) == 4).all() and across[:, [0, 1, 2, 3, 5, 6, 7]].max() < 1e-3
-    assert (down[inner].argmax(axis=1) == 0).all() and down[:, 1:].max() < 1e-3
-
-
-def test_shapes_see_edges_and_not_brightness():
-    assert shapes(square(8, ground=0.5, light=1.0)) == pytest.approx(shapes(square(8, light=0.5)), abs=1e-5)
-    assert (shapes(square(8, light=0.0)) == 0).all()
-    assert shapes(1 - square(8)) == pytest.approx(shapes(square(8)), abs=1e-3)  # a line and its opposite are one
-    near = np.linalg.norm(shapes(square(8)) - shapes(square(9)))
-    far = np.linalg.norm(shapes(square(8)) - shapes(square(18)))
-    assert near < 0.7 * far
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (4, 9, 30)])
-def test_images_of_any_size_have_shapes(shape):
-    x = np.random.default_rng(0).random((5, *shape)).astype(np.float32)
-    assert np.isfinite(shapes(x)).all()
-    z, project = space(transfer(x), 3)
-    assert z.shape == (5, 3)
-    assert project(x) == pytest.approx(z, abs=1e-4)
-
-
-def test_gray_in_three_channels_is_still_gray():
-    x = np.random.default_rng(0).random((2, 1, 28, 28)).astype(np.float32)
-    assert shapes(np.repeat(x, 3, axis=1)) == pytest.approx(shapes(x), abs=1e-6)
-
-
-def test_what_is_no_image_is_compared_as_it_is():
-    for x in (normal(20, 6), normal(20, 48).reshape(20, 3, 4, 4)):
-        assert (space(transfer(x), 4)[0] == principal_components(transfer(x), 4)[0]).all()
 
 
 # The data as a measure.
@@ -364,118 +207,6 @@ def test_kulsif_answers_what_is_like_the_private_data_and_abstains_elsewhere():
     assert 0.6 < w[:300].mean() < 0.9  # the first quartile of its own data is turned away
     assert w[300:].max() == 0
     assert weights_of("kulsif(width=2.0, quantile=0.0)", pool, normal(400, 3, seed=2))[:300].mean() > 0.95
-
-
-# The private sketch.
-
-
-def test_two_fourier_features_by_hand():
-    fourier = Fourier(1, 2, 2.0)
-    (frequency,) = fourier.frequencies[0]
-    assert fourier(np.array([[3.0]], np.float32))[0] == pytest.approx(
-        [math.cos(3 * frequency), math.sin(3 * frequency)]
-    )
-
-
-def test_the_inner_product_of_features_is_a_gaussian_kernel():
-    fourier = Fourier(3, 20_000, 1.5)
-    x = normal(6, 3)
-    exact = np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / (2 * 1.5**2))
-    assert fourier(x) @ fourier(x).T == pytest.approx(exact, abs=0.03)
-
-
-@pytest.mark.parametrize("features", [2, 10, 2000])
-def test_one_example_moves_the_sum_by_its_sensitivity_and_no_more(features):
-    fourier = Fourier(4, features, 0.7)
-    assert fourier.sensitivity == pytest.approx(1.0)
-    x = normal(50, 4) * np.logspace(-3, 3, 50, dtype=np.float32)[:, None]
-    x[7], x[8, 0] = np.inf, np.nan  # whatever an example holds
-    rng = np.random.default_rng(0)
-    whole = noisy_sketch(x, fourier, 0.0, SeededEntropy(rng)).total
-    for one in range(50):
-        without = noisy_sketch(np.delete(x, one, axis=0), fourier, 0.0, SeededEntropy(rng)).total
-        moved = np.linalg.norm(whole - without)
-        assert moved <= fourier.sensitivity * (1 + 1e-5)
-        assert moved == pytest.approx(0.0 if one in (7, 8) else fourier.sensitivity, rel=1e-4)
-
-
-@pytest.mark.parametrize("sigma", [0.5, 3.7])
-def test_the_noise_of_a_sketch_has_the_scale_that_its_event_claims(sigma):
-    fourier = Fourier(2, 2000, 1.0)
-    x = normal(30, 2)
-    clean = noisy_sketch(x, fourier, 0.0, SeededEntropy(np.random.default_rng(0))).total
-    draws = []
-    for seed in range(10):
-        sketch = noisy_sketch(x, fourier, sigma, SeededEntropy(np.random.default_rng(seed)))
-        assert sketch.event == Gaussian(noise_multiplier=sigma)
-        draws.append(sketch.total - clean)
-    noise = np.concatenate(draws)
-    claimed = sigma * fourier.sensitivity
-    # 20,000 draws: the standard deviation is within 2.5 % (five of its own); half or twice the scale is far outside.
-    assert np.std(noise) == pytest.approx(claimed, rel=0.025)
-    assert abs(noise.mean()) < 5 * claimed / math.sqrt(len(noise))
-    beyond = [(np.abs(noise) > t * claimed).mean() for t in (1, 2, 3)]
-    assert beyond == pytest.approx([0.3173, 0.0455, 0.0027], abs=0.012)
-    assert np.abs(draws[0] - draws[1]).max() > 0
-
-
-def test_a_sketch_does_not_touch_the_number_of_examples_of_a_chunk():
-    fourier = Fourier(2, 20, 1.0)
-    x = normal(2500, 2)
-    whole = noisy_sketch(x, fourier, 0.0, SeededEntropy(np.random.default_rng(0))).total
-    assert whole == pytest.approx(fourier(x).sum(axis=0, dtype=np.float64), rel=1e-4, abs=1e-3)
-
-
-def test_without_noise_the_sketch_finds_the_density_ratio():
-    # Two Gaussians a unit apart: n p_private / p_public = n exp(x - 1/2).
-    pool, private = normal(3000, 1), normal(3000, 1, at=1.0, seed=1)
-    w = weights_of("private_sketch(sigma=0.0, features=400)", pool, private)
-    middle = np.abs(pool[:, 0] - 0.5) < 1.0
-    true = 3000 * np.exp(pool[middle, 0] - 0.5)
-    assert np.median(np.abs(np.log(w[middle] / true))) < 0.2
-    assert np.corrcoef(w[middle], true)[0, 1] > 0.95
-
-
-@pytest.mark.parametrize("rows", [300, 30])  # more public rows than features, and fewer
-def test_the_sketch_by_its_own_equation(rows):
-    pool, private = normal(rows, 2), normal(50, 2, at=0.5, seed=1)
-    w = weights_of("private_sketch(sigma=0.0, features=100, floor=1e-9)", pool, private)
-    z, project = space(transfer(pool), 40)
-    distances = np.linalg.norm(z[:, None] - z[None], axis=2)[np.triu_indices(rows, 1)]
-    fourier = Fourier(z.shape[1], 100, 0.5 * np.median(distances))
-    phi, total = fourier(z).astype(np.float64), fourier(project(private)).sum(axis=0, dtype=np.float64)
-    exact = phi @ np.linalg.solve(phi.T @ phi / rows + 1e-4 * np.eye(100), total)
-    clear = exact > 1
-    assert clear.sum() > 10
-    assert w[clear] == pytest.approx(exact[clear], rel=1e-2, abs=0.5)
-
-
-def test_noise_costs_little_where_examples_are_many():
-    pool = np.concatenate([normal(400, 3), normal(400, 3, at=4.0, seed=1)])
-    known = normal(1000, 3, seed=2)
-    w = weights_of("private_sketch", pool, known)
-    assert np.median(w[:400]) > 5 * np.median(w[400:])
-    assert (w != weights_of("private_sketch", pool, known, seed=1)).any()  # the noise is new
-    assert (w == weights_of("private_sketch", pool, known)).all()
-
-
-def test_weights_come_with_what_they_cost():
-    pool, private = normal(20, 2), normal(9, 2, seed=1)
-    p = np.full((20, 2), 0.5, np.float32)
-    for spec in [*expertise.names(), "private_sketch(sigma=2.0)"]:
-        rows = np.arange(20)
-        found = weigh(spec, p, rows, transfer(pool), private, np.random.default_rng(0))
-        assert (found.w == weights_of(spec, pool, private)).all()
-        name = spec.split("(")[0]
-        if name in ("uniform", "confidence", "entropy"):
-            assert found.event == NoOp()
-        elif name == "private_sketch":
-            sigma = 2.0 if "(" in spec else 3.7
-            assert found.event == Gaussian(noise_multiplier=sigma)
-        else:
-            assert found.event == NonPrivate()
-    with pytest.raises(SpecError, match="unknown expertise"):
-        weigh("densty", p, np.arange(20), transfer(pool), private, np.random.default_rng(0))
 
 
 # All that read the data.

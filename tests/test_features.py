@@ -5,7 +5,7 @@ import pytest
 
 from fedkd import features as module
 from fedkd.errors import SpecError
-from fedkd.features import build, features, group_norm
+from fedkd.features import build, features, group_norm, in_pieces
 
 
 def pictures(n=5, shape=(1, 12, 12), seed=0):
@@ -28,6 +28,21 @@ def test_a_row_depends_on_its_own_example_alone(name, shape):
     assert features.build(name)(x[2:3])[0] == pytest.approx(whole[2], abs=1e-5)
     assert (x == before).all()
     assert features.build(name)(x[:0]).shape == (0, whole.shape[1])
+
+
+@pytest.mark.parametrize("name", features.names())
+def test_rows_made_piece_by_piece_are_the_same_to_the_bit(name, monkeypatch):
+    x, asked = pictures(7), []
+
+    def member(part):
+        asked.append(len(part))
+        return features.build(name)(part)
+
+    whole = in_pieces(member, x)
+    monkeypatch.setattr(module, "PIECE", 3 * 144)
+    assert in_pieces(member, x).tobytes() == whole.tobytes()
+    assert asked == [7, 3, 3, 1]
+    assert in_pieces(member, x[:0]).shape == (0, whole.shape[1])
 
 
 @pytest.mark.parametrize("name", features.names())

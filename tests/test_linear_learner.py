@@ -1,6 +1,7 @@
 """The linear private learner: what it clips, the noise it adds, and what it says that it did."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -324,3 +325,24 @@ def test_an_example_of_absurd_inputs_spoils_nothing():
     spoiled[2], spoiled[3, 1] = np.nan, np.inf
     found = clipped_sum(spoiled, y, weights, 1.0)
     assert found == pytest.approx(clipped_sum(v[sound], y[sound], weights, 1.0), abs=1e-12)
+
+
+def test_the_rows_of_the_transfer_set_are_computed_once_also_for_a_model_that_was_loaded(monkeypatch):
+    x, _ = blobs(300, seed=9)
+    first = seen()
+    first.distill(x, np.eye(3, dtype=np.float32)[np.zeros(300, int)], w=np.ones(300), rng=generator(0, "distill"))
+    again = seen()
+    again.load({name: array.copy() for name, array in first.state().items()})
+    monkeypatch.setattr(again, "features", lambda part: pytest.fail("computed again"))
+    assert again.predict(x).tobytes() == first.predict(x).tobytes()
+    again.distill(x, first.predict(x), w=np.ones(300), rng=generator(1, "distill"))
+
+
+def test_seeing_a_transfer_set_needs_little_more_memory_than_its_features():
+    x = np.random.default_rng(0).random((3000, 1, 28, 28), np.float32)
+    model = make("linear", classes=10, shape=x.shape[1:])
+    tracemalloc.start()
+    model.see(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * 3000 * 1152 * 4  # 4 x 36 blocks of 8 directions, in single precision

@@ -15,7 +15,8 @@ from fedkd.errors import ConfigError, DataError, SpecError
 from fedkd.fedavg import fedavg, parameters
 from fedkd.flower.strategy import FederatedDistillation
 from fedkd.learner import Training, make_learner
-from fedkd.plan import KNOWN, Plan, Sent, Stored, measures, plan, turn
+from fedkd.plan import Plan, Sent, plan, turn
+from fedkd.stored import KNOWN, Stored, measures
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["clients=3", "rounds=3", "transfer=split(size=120)", "learner=constant", "student=constant", "pooled=false"]

@@ -17,6 +17,7 @@ from fedkd.records import Query
 from fedkd.site import Common, Refusal, respond
 
 ROOT = Path(__file__).resolve().parent.parent
+BANDS = f"onnx(path={str(ROOT / 'tests' / 'vectors' / 'bands.onnx')!r})"
 CONFIG = Config(clients=4, rounds=2, learner="linear", student="none", local_epochs=2, expertise="uniform")
 
 
@@ -147,6 +148,26 @@ def test_unless_its_owner_allows_it_or_has_a_model_of_its_own(allowed, mine, mon
     monkeypatch.setattr(site, "answer", lambda own, frame, config, known: seen.append(own.spec(config)))
     ask(CONFIG.model_copy(update={"learner": "site_model:make"}), {**mine, **allowed}, common())
     assert seen == [allowed.get("learner", "site_model:make")]
+
+
+@pytest.mark.parametrize("spec", ["onnx:/etc/shadow", "onnx(path='/etc/shadow', head='none')"])
+def test_a_file_that_the_run_names_is_not_read_beside_own_data(spec, mine, monkeypatch):
+    asked = CONFIG.model_copy(update={"learner": spec})
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "answer", lambda *given: pytest.fail("it was about to be read"))
+        for allowed in ({}, {"allow-code": True}):
+            assert "is a file of this node" in ask(asked, {**mine, **allowed}, common()).error
+    assert isinstance(ask(asked, {**mine, "learner": BANDS}, common()), Answer)
+
+
+def test_a_model_that_cannot_hide_examples_is_refused_before_the_budget_is_charged(mine, tmp_path):
+    private = {"protect": "dp_sgd(examples=50)", "epsilon": 8.0, "evidence": "none", "late": False, "record": False}
+    config = Config(**{**CONFIG.model_dump(), **private, "preset": "expert"})
+    ledger = tmp_path / "ledger"
+    for spec, kind in (("forest", "SpecError"), (BANDS, "PrivacyError")):
+        said = ask(config, {**mine, "learner": spec, "ledger-dir": str(ledger)}, common())
+        assert said == Refusal("1", f"{kind} (see the device's log)")
+        assert not ledger.exists()
 
 
 def test_what_is_wrong_with_the_owners_model_is_not_told(mine):

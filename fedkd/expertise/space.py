@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.features import SIDE, shapes
+from fedkd.features import SIDE, in_pieces, shapes
 from fedkd.random import generator
 from fedkd.records import TransferSet
 from fedkd.softlabels import Array, middle
@@ -44,7 +44,7 @@ def space(transfer: TransferSet, dimensions: int) -> tuple[Array, Project]:
     return _components(transfer, dimensions, shapes if image else _flat)
 
 
-def nearest(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:
+def nearest(x: Array, to: Array, k: int, *, cells: int = 1_000_000) -> Array:
     """Return the Euclidean distances (n, k) of rows ``x`` (n, d) to their k nearest rows of ``to`` (N, d), ascending.
 
     k is in 1..N. At most about ``cells`` distances are in memory at once.
@@ -65,7 +65,7 @@ def nearest(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:
     return np.sort(found, axis=1)
 
 
-def kth_distance(x: Array, to: Array, k: int, *, cells: int = 4_000_000) -> Array:
+def kth_distance(x: Array, to: Array, k: int, *, cells: int = 1_000_000) -> Array:
     """Return the Euclidean distance (n,) of rows ``x`` (n, d) to their k-th nearest row of ``to`` (N, d), k in 1..N."""
     return nearest(x, to, k, cells=cells)[:, k - 1]
 
@@ -154,7 +154,7 @@ def _components(transfer: TransferSet, dimensions: int, features: Project) -> tu
     if found is None:
         x = transfer.inputs
         wide = features(x[:1]).shape[1] > WIDE
-        sample = features(x[:: -(-len(x) // 2000)] if wide else x)
+        sample = in_pieces(features, x[:: -(-len(x) // 2000)] if wide else x)
         center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
         project = partial(_project, features, center, _leading(sample, center, dimensions))
         found = (project(x), project)
@@ -166,13 +166,13 @@ def _components(transfer: TransferSet, dimensions: int, features: Project) -> tu
 def _leading(flat: Array, center: Array, dimensions: int) -> Array:
     """Return the leading directions (d, dimensions or fewer) of rows ``flat`` (M, d) about ``center`` (d,)."""
     width = flat.shape[1]
-    if width <= WIDE:
+    if width <= max(WIDE, len(flat)):  # the smaller of the two matrices that have what is looked for
         scatter = np.zeros((width, width))
         for start in range(0, len(flat), CHUNK):
             part = (flat[start : start + CHUNK] - center).astype(np.float64)
             scatter += part.T @ part
         return np.asarray(np.linalg.eigh(scatter)[1][:, ::-1][:, :dimensions], np.float32)
-    # Wide inputs: a (d, d) matrix would not fit, but the few directions that count are sums of rows.
+    # Very wide inputs: a (d, d) matrix would not fit, but the few directions that count are sums of rows.
     part = (flat - center).astype(np.float64)
     variances, mixes = np.linalg.eigh(part @ part.T)
     kept = np.flatnonzero(variances > 1e-9 * variances[-1])[::-1][:dimensions]
@@ -186,5 +186,5 @@ def _flat(x: Array) -> Array:
 def _project(features: Project, center: Array, basis: Array, x: Array) -> Array:
     z = np.empty((len(x), basis.shape[1]), np.float32)
     for start in range(0, len(x), CHUNK):
-        z[start : start + CHUNK] = (features(x[start : start + CHUNK]) - center) @ basis
+        z[start : start + CHUNK] = (in_pieces(features, x[start : start + CHUNK]) - center) @ basis
     return z

@@ -29,7 +29,8 @@ except ImportError:  # Windows, where nobody else is kept out
 class Settings:
     """What a node was told when it joined, and what its owner said: enough to go on without asking again.
 
-    ``about`` is the server's own description (classes, class_names, fingerprint); ``bandwidth`` is in bytes a second.
+    ``about`` is the server's own description (classes, class_names, fingerprint); ``bandwidth`` is in bytes a second,
+    ``memory`` the most bytes that the node may ask its system for.
     """
 
     url: str
@@ -38,6 +39,7 @@ class Settings:
     about: Mapping[str, Any]
     node_config: Mapping[str, Any]
     bandwidth: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from fedkd.errors import ConfigError, FedkdError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
+from fedkd.fleet.limit import cap_memory
 from fedkd.fleet.link import Address, Link, trusting
 from fedkd.fleet.node import Node
 from fedkd.units import size
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedkdError as error:
         print(f"error {printable(str(error))}", file=sys.stderr, flush=True)
         return 2
+    except MemoryError:
+        print("error not enough memory for this node; raise --max-memory", file=sys.stderr, flush=True)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; what was begun goes on when the node is started again", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -49,6 +53,7 @@ def live(home: Home, *, once: bool = False) -> int:
         settings = home.settings()
         if settings is None:
             raise ConfigError(f"there is no node in {home.path}; run: fedkd join URL --home {home.path}")
+        cap_memory(settings.memory)
         address = Address.of(settings.url, insecure=True)
         context = trusting(home.known_authority()) if address.secure else None
         link = Link(address, context, Identity.at(home.key), bandwidth=settings.bandwidth)

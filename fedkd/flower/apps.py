@@ -9,6 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedkd import logs
 from fedkd.client import Answer
 from fedkd.config import Config
 from fedkd.errors import FedkdError
@@ -18,6 +19,7 @@ from fedkd.rundir import DEPLOYMENT, RunDirectory
 from fedkd.site import Refusal, refuse, respond
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+logs.configure()  # apps run in processes that know our environment variables only
 
 
 def answer_query(message: Message, context: Context) -> Message:

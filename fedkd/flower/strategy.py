@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +26,14 @@ from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
 from fedkd.federation import Federation, federation
 from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
 from fedkd.learner import Learner, set_threads
+from fedkd.logs import telling
+from fedkd.privacy.purse import begin_run
+from fedkd.privacy.report import in_ledger
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
-from fedkd.rundir import DEPLOYMENT, RunDirectory
+from fedkd.rundir import DEPLOYMENT, NETWORKED, RunDirectory
 from fedkd.scoreboard import build_student, summarize
+from fedkd.status import StatusFile
 
 MALFORMED = (DecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError)
 """What Flower raises when it cannot parse a reply."""
@@ -64,9 +69,27 @@ class FederatedDistillation:
         student = build_student(config, shared)
         set_threads(config.threads)
         directory = RunDirectory(Path(config.output)) if config.output else None
-        if directory is not None:
-            directory.note(DEPLOYMENT, _flwr_run(config))  # our own engines have written who they are already
-            directory.begin(config)
+        if directory is None:
+            with telling("run") as log:
+                return self._run(grid, shared, student, None, both(log, self.observe))
+        directory.note(DEPLOYMENT, _flwr_run(config))  # our own engines have written who they are already
+        directory.begin(config)
+        name, engine = directory.path.name, directory.began()["engine"]
+        with (
+            telling(name) as log,
+            StatusFile(directory.path, engine=engine, rounds=config.rounds, resumes=config.resume) as status,
+        ):
+            return self._run(grid, shared, student, directory, both(status, log, self.observe))
+
+    def _run(
+        self,
+        grid: Grid,
+        shared: Federation,
+        student: Learner | None,
+        directory: RunDirectory | None,
+        observe: Observer,
+    ) -> Result:
+        config = self.config
         loop = Loop(
             config,
             shared.transfer,
@@ -76,24 +99,28 @@ class FederatedDistillation:
             public_labels=shared.truth if config.labels != "none" else None,
             checkpoint=directory.checkpoint if directory else None,
             ballots=directory.path / "ballots" if directory and config.record else None,
-            observe=self._tell(directory),
+            observe=observe if directory is None else both(_journal(directory), observe),
         )
         if directory is not None:
             directory.rewrite(loop.state.reports)
+        if loop.state.reports:
+            observe("resume", {"reports": loop.state.reports, "round": loop.state.round})
         exchange = GridExchange(grid, ttl=config.deadline * (2 if config.late else 1))
-        exchange.wait_for(config.clients, quorum=config.quorum, timeout=config.deadline)
+        exchange.wait_for(config.clients, quorum=config.quorum, timeout=config.deadline, observe=observe)
+        all_runs = self._charge(directory)
         reports = loop.run(exchange)
         began = directory.began() if directory is not None else {"engine": "", "command": self.command}
-        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", DEPLOYMENT)
-        return self._finish(loop, shared, student, reports, directory, simulated, began["command"] or self.command)
+        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", *NETWORKED)
+        observe("summary", {"pooled": config.pooled and simulated})
+        return self._finish(
+            loop, shared, student, reports, directory, simulated, began["command"] or self.command, all_runs
+        )
 
-    def _tell(self, directory: RunDirectory | None) -> Observer:
-        def observe(event: str, facts: Mapping[str, Any]) -> None:
-            if event == "report" and directory is not None:
-                directory.append(facts["report"])
-            self.observe(event, facts)
-
-        return observe
+    def _charge(self, directory: RunDirectory | None) -> float | None:
+        """Charge the server's ledger, if it keeps one: when the clients are there, and before any is asked."""
+        if not self.config.ledger:
+            return None
+        return begin_run(self.config, directory.name_in_ledger() if directory else uuid.uuid4().hex)
 
     def _finish(
         self,
@@ -104,9 +131,11 @@ class FederatedDistillation:
         directory: RunDirectory | None,
         simulated: bool,
         command: str,
+        all_runs: float | None,
     ) -> Result:
-        self.observe("summary", {"pooled": self.config.pooled and simulated})
         summary = summarize(self.config, shared, student, loop.state, command=command, simulated=simulated)
+        if all_runs is not None:
+            summary["privacy"] |= in_ledger(self.config, all_runs)
         if directory is not None:
             try:
                 directory.finish(summary, student)
@@ -116,6 +145,24 @@ class FederatedDistillation:
                     f"fedkd resume {directory.path}"
                 ) from error
         return Result(student, reports, summary)
+
+
+def both(*observers: Observer) -> Observer:
+    """Return an observer that tells each of ``observers`` in turn."""
+
+    def observe(event: str, facts: Mapping[str, Any]) -> None:
+        for one in observers:
+            one(event, facts)
+
+    return observe
+
+
+def _journal(directory: RunDirectory) -> Observer:
+    def observe(event: str, facts: Mapping[str, Any]) -> None:
+        if event == "report":
+            directory.append(facts["report"])
+
+    return observe
 
 
 class GridExchange:
@@ -129,10 +176,15 @@ class GridExchange:
         self._names: dict[int, str] = {}  # node -> client, as it named itself
         self._holders: dict[str, int] = {}  # and back: client -> the node that answers for it
 
-    def wait_for(self, clients: int, *, quorum: float, timeout: float) -> None:
+    def wait_for(
+        self, clients: int, *, quorum: float, timeout: float, observe: Observer = lambda event, facts: None
+    ) -> None:
         """Wait until ``clients`` nodes are there; after ``timeout`` go on with a quorum of them, or give up."""
-        end = time.monotonic() + timeout
+        end, told = time.monotonic() + timeout, -1
         while (present := len(list(self.grid.get_node_ids()))) < clients:
+            if present != told:
+                told, left = present, max(0.0, end - time.monotonic())
+                observe("waiting", {"present": present, "clients": clients, "left": left})
             if time.monotonic() > end:
                 if present >= max(1, quorum * clients):
                     return

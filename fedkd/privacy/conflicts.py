@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fedkd.protect import Protection, least_of, protection_of
+from fedkd.protect import ON_DEVICE, ON_SERVER, Protection, least_of, protection_of
 from fedkd.registry import parse, split
 from fedkd.release import form
 
@@ -28,9 +28,11 @@ OF_ALL = ("none", "teacher", "student")
 def contradictions(config: Config) -> list[str]:
     """Return what in ``config`` does not go with its protection, a line each."""
     chosen = protection_of(config)
+    found = _ledger(config, chosen)
     if chosen.place == "nowhere":
-        return [f"epsilon: {config.epsilon:g} needs a protection, as in protect = 'dp_sgd'"] if config.epsilon else []
-    found = []
+        return found + (
+            [f"epsilon: {config.epsilon:g} needs a protection, as in protect = 'dp_sgd'"] if config.epsilon else []
+        )
     if not config.epsilon:
         found.append(f"epsilon: protect = {config.protect!r} needs a budget above 0, as in epsilon = 3.0")
     if config.keys != "samples":
@@ -38,6 +40,23 @@ def contradictions(config: Config) -> list[str]:
     if config.attack != "none":
         found.append("attack: a guarantee is about honest clients; set attack = 'none' or protect = 'none'")
     return found + RULES[chosen.place](config, chosen)
+
+
+def _ledger(config: Config, chosen: Protection) -> list[str]:
+    """Return what is wrong with the server's ledger: it is for noise that the server adds."""
+    if config.ledger_epsilon and not config.ledger:
+        return ["ledger_epsilon: needs ledger, the folder that remembers what earlier runs have spent"]
+    if not config.ledger:
+        return []
+    found = []
+    if chosen.place not in ON_SERVER:
+        whose = "is kept by the clients themselves" if chosen.place in ON_DEVICE else "has nothing to keep"
+        found.append(f"ledger: that of protect = {config.protect!r} {whose}; leave ledger empty")
+    if config.noise != "system":
+        found.append("ledger: seeded noise is not private, so there is nothing to keep; leave ledger empty")
+    if 0 < config.ledger_epsilon < config.epsilon:
+        found.append(f"ledger_epsilon: {config.ledger_epsilon:g} has no room for a run of epsilon {config.epsilon:g}")
+    return found
 
 
 def _with_training(config: Config, chosen: Protection) -> list[str]:

@@ -135,6 +135,29 @@ def begin_share(ledger: Ledger, config: Config, run: str, digest: str) -> Charge
     return Charge(True, True, lambda frame: ledger.commit(name, frame), ledger.head)
 
 
+POPULATION = "clients-of-this-server"
+"""Stands for a data set in the server's ledger: whoever its runs asked. One folder is for one population."""
+
+
+def begin_run(config: Config, run: str) -> float:
+    """Charge the server's ledger with all that ``run`` will tell of its clients; return what all runs have spent.
+
+    Epsilon at the run's delta. A run that was charged before, and goes on, is charged nothing; one that does not fit
+    is refused before anybody is asked. The ledger is of clients as a whole: those of every run count as the same ones.
+    """
+    whole = config.ledger_epsilon or config.epsilon
+    with open_purse(Path(config.ledger), config, POPULATION, Budget(whole, config.delta)) as ledger:
+        before = spent(ledger.spent(), config.delta)
+        try:
+            _settle(ledger, config, run)
+        except BudgetExhausted:
+            raise PrivacyError(
+                f"the ledger in {config.ledger} has no room for this run: epsilon {before:.3g} is spent, this one "
+                f"wants {config.epsilon:g}, and all together may spend {whole:g} (ledger_epsilon)"
+            ) from None
+        return spent(ledger.spent(), config.delta)
+
+
 def _settle(ledger: Ledger, config: Config, run: str) -> bool:
     """Charge the plan of ``run`` unless it was before; return whether it was not."""
     settled = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedkd.events import Event
@@ -70,6 +71,15 @@ def statement(config: Config, rounds: int) -> dict[str, Any]:
     return told
 
 
+def in_ledger(config: Config, all_runs: float) -> dict[str, Any]:
+    """Return what belongs beside the epsilon of one run: that of ``all_runs`` on the same clients, and their budget."""
+    whole = config.ledger_epsilon or config.epsilon
+    told = (
+        f"All runs that the ledger {Path(config.ledger).name!r} knows: epsilon {rounded_up(all_runs):g} of {whole:g}."
+    )
+    return {"ledger": told, "epsilon_of_all_runs": rounded_up(all_runs)}
+
+
 def spent_in(budget: Spending, rounds: int) -> list[Event]:
     """Return the events of the first ``rounds`` rounds: what comes once, and each round's."""
     return [*budget.once, *[event for event in budget.round for _ in range(rounds)]]
@@ -91,6 +101,7 @@ def markdown(told: dict[str, Any]) -> str:
         f"- against: {told['adversary']}",
         f"- for an attacker: {told['attacker']}",
         f"- mechanism: {told['guarantee']}, noise multiplier {told['noise_multiplier']:g}, from {told['noise']}",
+        *([f"- {told['ledger']}"] if "ledger" in told else []),
         *([f"- a sum is of {told[LEAST]} clients or more"] if LEAST in told else []),
         f"- by Renyi accounting alone: epsilon {told['epsilon_by_rdp']:g}; the budget was {told['budget']:g}",
         *(f"- warning: {line}" for line in told["warnings"]),
