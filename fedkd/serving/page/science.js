@@ -1,0 +1,5 @@
+// src/science.ts
+var WIRE = 2;
+export {
+  WIRE
+};
