@@ -3,7 +3,7 @@
  * server is never answered by an old page. Nothing of the federation passes through here: no question, no answer.
  */
 const CACHE = "fedkd-page-1";
-const SHELL = ["/", "/app.js", "/worker.js", "/science.js", "/style.css", "/icon.svg", "/manifest.webmanifest"];
+const SHELL = ["/", "/app.js", "/protocol.js", "/science.js", "/worker.js", "/style.css", "/icon.svg", "/manifest.webmanifest"];
 
 /** What a service worker is given, as far as it is used here: the compiler's own list is that of a page. */
 interface Extendable extends Event {

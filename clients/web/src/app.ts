@@ -1,15 +1,12 @@
 /** The page itself: what happens, in the order it happens. State is in screens.ts, looks in view.ts, words in words.ts. */
-import { type About, AboutError, readAbout, sameRun } from "./about.js";
-import { FileError } from "./arrays.js";
-import { Fleet, Refused, Unreachable, register, surroundings } from "./fleet.js";
-import { newKey } from "./identity.js";
-import { type Happening, type Job, Node, type Result, type Sent } from "./node.js";
-import { sha256 } from "./objects.js";
-import { type Photo, asData, inverted, readPhoto, wantsNegative } from "./photos.js";
-import { cannotAnswer, roundOf, weigh } from "./promise.js";
-import { type Chosen, type Event, START, type State, mayWork, next } from "./screens.js";
-import { type Store, openStore } from "./store.js";
-import { type PrivateData, TransferError, type TransferSet, fetchShard, fetchTransfer, readFile } from "./transfer.js";
+import { cannotAnswer, weigh } from "./outlook.js";
+import {
+  type About, AboutError, type Chosen, type Event, FileError, Fleet, type Happening, type Job, Node, type Photo, type PrivateData,
+  Refused, type Result, START, type Sent, type State, type Store, TransferError, type TransferSet, Unreachable, asData, fetchShard,
+  fetchTransfer, inverted, mayWork, newKey, next, openStore, readAbout, readFile, readPhoto, register, sameRun, sha256, surroundings,
+  wantsNegative,
+} from "./protocol.js";
+import { roundOf } from "./science.js";
 import { type Actions, type Extras, render } from "./view.js";
 import { words } from "./words.js";
 
@@ -177,9 +174,9 @@ function happened(what: Happening): void {
     case "unreachable":
       return dispatch({ kind: "doing", doing: "unreachable" });
     case "over":
-      return attempt(() => end("over"));
+      return void end("over").catch(complain);
     case "stranger":
-      return attempt(() => reenter(what.line));
+      return void reenter(what.line).catch(complain);
     case "broken":
       return dispatch({ kind: "trouble", line: words.trouble.broken(what.line) });
   }

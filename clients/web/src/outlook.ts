@@ -1,0 +1,32 @@
+/** What a page can say before it computes anything: whether it can answer at all, and how much an answer weighs. */
+import { type About } from "./protocol.js";
+import { type Ballot, Stream, chain, encodeRelease, prepare } from "./science.js";
+
+/** Bytes of all requests of a round beside the frame: fewer than ten, each with a node, a run and names of objects. */
+const REQUESTS = 2500;
+
+/** Why this phone cannot take part in a run, or null. */
+export function cannotAnswer({ config }: About): string | null {
+  try {
+    for (const key of ["release", "broadcast"] as const) chain(String(config[key] ?? "float16"), key);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/** About how many bytes leave in a round: a frame of this run's release, with labels that say nothing, and its requests. */
+export function weigh(about: About): number {
+  const { rows, classes, config } = about, n = Math.min(rows, 2000);
+  try {
+    const flat: Ballot = {
+      p: new Float32Array(n * classes).fill(1 / classes), w: Float32Array.from({ length: n }, (_, k) => 1 + (k % 7)), classes, encoding: "float32", weightBits: 0,
+    };
+    const ballot = prepare(chain(String(config["release"]), "release"), flat, new Stream("weigh"));
+    const query = { round: 1, rows: new Int32Array(n), classes, fingerprint: about.fingerprint, feedback: null };
+    const frame = encodeRelease(ballot, { kind: "non_private" }, query, 1n << 63n);
+    return Math.round((frame.length * rows) / n) + REQUESTS;
+  } catch {
+    return 2 * rows * (classes + 2) + REQUESTS;
+  }
+}
