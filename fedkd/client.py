@@ -49,6 +49,7 @@ class Site:
     ``test`` is a test set that a simulation evaluates local models on; a device has none. With ``protect = dp_sgd``
     or ``local``, ``ledger`` is the folder that remembers what was spent on this data, in which ``run`` names this run,
     and ``budget`` what its owner allows in all runs together; ``accept_loss`` goes on with the rest of a broken one.
+    ``learner`` is the model that its owner has chosen, if not the run's.
     """
 
     key: int
@@ -62,6 +63,11 @@ class Site:
     run: str = "run"
     budget: Budget | None = None
     accept_loss: bool = False
+    learner: str | None = None
+
+    def spec(self, config: Config) -> str:
+        """Return the learner of this site: its own, or what the run deals it."""
+        return self.learner or spec_of(config, self.key)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def spec_of(config: Config, key: int) -> str:
 def build_learner(site: Site, config: Config) -> Learner:
     """Return the untrained learner of a site; its initial weights depend on the seed and the client only."""
     learner = make_learner(
-        spec_of(config, site.key),
+        site.spec(config),
         shape=site.transfer.inputs.shape[1:],
         classes=site.classes,
         training=training_of(config, distill_epochs=config.feedback_epochs),
@@ -129,7 +135,7 @@ def _remembering(
 ) -> Answer:
     """Answer a query, or what was answered to the one of this ``digest``; ``write`` makes bytes of a release."""
     rows = _rows(site, config)
-    run = json.dumps(config.identity())
+    run = json.dumps(config.identity() | ({"own learner": site.learner} if site.learner else {}))
     arrays, header = _recall(site, peek(frame).round, digest, run, paid=protection_of(config).place in ON_DEVICE)
     if header.get("query") == digest:
         if not _keeps(config):
@@ -265,7 +271,7 @@ def _fit(site: Site, config: Config, learner: Learner, y: Array, round_: int) ->
         learner.fit(site.x, y, rng=generator(config.seed, "client", site.key, "round", round_, "fit"))
         return NonPrivate()
     budget = spending(config)
-    event: Event = private_trainer(learner, spec_of(config, site.key)).fit_private(
+    event: Event = private_trainer(learner, site.spec(config)).fit_private(
         site.x,
         y,
         rate=budget.protection.rate,

@@ -304,7 +304,7 @@ def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, s
     A factory is called with those of ``shape``, ``classes`` and ``seed`` that it takes. It returns a torch module, an
     estimator of scikit-learn, or any object with ``predict(x)``.
     """
-    if not _is_factory(spec):
+    if not is_factory(spec):
         check(spec)
         made: Learner = learner.build(spec)(shape, classes, training, seed)
         return made
@@ -343,7 +343,7 @@ TORCHVISION = {
 
 def check(spec: str) -> None:
     """Raise :class:`SpecError` unless ``spec`` is a registered learner or reads like ``module:factory``."""
-    if _is_factory(spec):
+    if is_factory(spec):
         return
     family = next((one for one in TORCHVISION if re.fullmatch(rf"{one}([\d_]\w*)?", spec)), None)
     if family is not None:
@@ -401,7 +401,8 @@ def set_threads(count: int) -> None:
 _THREADS: dict[str, tuple[int | bool, ...]] = {}
 
 
-def _is_factory(spec: str) -> bool:
+def is_factory(spec: str) -> bool:
+    """Say whether ``spec`` reads like ``module:function``: code to import, and no registered learner."""
     name = spec.partition(":")[0]
     return bool(FACTORY.fullmatch(spec)) and name not in learner.names()
 

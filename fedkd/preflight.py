@@ -5,11 +5,7 @@ Nothing is computed in vain: the federation is cached for the run that follows, 
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import sysconfig
-import traceback
 
 import numpy as np
 
@@ -24,11 +20,10 @@ from fedkd.memory import Memory, Pool
 from fedkd.protect import protection_of
 from fedkd.random import generator
 from fedkd.select import select
+from fedkd.tell import describe
 
 ABSENT = re.compile(r"(?:\w+\.)*(\w+)\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.+)")
 """How Python says that a function was not given what it wants."""
-LONGEST = 300
-"""Letters of a foreign exception's text that are shown."""
 
 
 def check_data(config: Config) -> Federation:
@@ -99,26 +94,3 @@ def unoffered(error: Exception, spec: str) -> str | None:
     if found is None or found[1] != spec.rpartition(":")[2]:
         return None
     return f"{found[1]}() wants {found[2]}; fedkd offers shape, classes, seed"
-
-
-def describe(error: BaseException) -> str:
-    """Return type, message and place of an exception on one line: "ValueError: no such width (model.py:12)".
-
-    The place is the innermost line of code that is neither fedkd's nor an installed package's: the user's own.
-    """
-    said = " ".join(str(error).split())
-    text = f"{type(error).__name__}: {said[:LONGEST]}" if said else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{type(error).__name__}: {error.msg} ({os.path.relpath(error.filename)}:{error.lineno})"
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f"{text} ({os.path.relpath(own[-1].filename)}:{own[-1].lineno})" if own else text
-
-
-def _is_users(filename: str) -> bool:
-    path = os.path.abspath(filename)
-    paths = sysconfig.get_paths()
-    foreign = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    ours = os.path.dirname(os.path.abspath(__file__))
-    return not filename.startswith("<") and not any(
-        path.startswith(os.path.join(folder, "")) for folder in (*foreign, sys.base_prefix + "/lib", ours)
-    )

@@ -28,7 +28,7 @@ FORBIDDEN = {
 NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 # From the foundation up: a module imports its own layer or a lower one.
 LAYERS = [
-    {"errors", "random", "events", "softlabels", "clock", "units", "__init__"},
+    {"errors", "random", "events", "softlabels", "clock", "units", "tell", "__init__"},
     {"registry", "records", "files", "memory", "range_coder", "frames", "symbols"},
     {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset",
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "models", "torch_learner",
@@ -37,7 +37,7 @@ LAYERS = [
      "privacy", "protect", "secagg"},
     {"parts", "federation"},
     {"config", "state", "report_clients", "report_panels", "report", "compare", "table"},
-    {"client", "collect", "masked_round", "rounds", "rundir", "reference"},
+    {"client", "site", "envelope", "collect", "masked_round", "rounds", "rundir", "reference"},
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
     {"flower"},

@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkd import events, frames, records
+from fedkd import envelope, events, frames, records, site
 from fedkd.client import Answer, Site
 from fedkd.codec import decode_query, decode_release, encode_query, encode_release
 from fedkd.collect import Reply
@@ -101,8 +102,12 @@ LETTERS = {"cards", "sealed", "clients", "words"}
 CARD = {"client", "masks", "channel", "identity", "signature"}
 RULES = {"least": "the settings", "robust": "the settings", "topic": "a hash of the settings"}
 MESSAGES = {
-    "query_content": {"query.frame": "a Query", "acknowledged.round": "which answer arrived last"},
-    "answer_content": {"release.frame": "a Release", "metrics.accuracy": "only with protect = none and evaluate"},
+    "query_content": {"query.frame": "a Query", "query.acknowledged": "which answer arrived last"},
+    "answer_content": {
+        "release.frame": "a Release",
+        "release.salt": "random bytes of the system, made anew for each message",
+        "release.accuracy": "only with protect = none and evaluate",
+    },
     "error_content": {"refusal.client": "who", "refusal.error": "of a device the kind of its error, no text of it"},
 }
 KIND_NAMES = {"QUERY", "RELEASE", "KEYS", "SHARES", "MASKED", "UNMASK"}
@@ -182,6 +187,37 @@ def test_messages_carry_these_records_and_no_others():
         assert {f"{record}.{key}" for record, value in content.items() for key in value} == set(MESSAGES[name]), name
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_large_frame_lies_beside_its_record_and_is_found_there(beyond):
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    frame = bytes(range(256)) * (envelope.LARGE // 256) + bytes(beyond)
+    query, answer = messages.query_content(frame, 3), messages.answer_content(Answer(frame, 0.5))
+    for content, name in ((query, "query"), (answer, "release")):
+        assert ("frame" in content.config_records[name], set(content)) == (
+            (False, {name, "frame"}) if beyond else (True, {name})
+        )
+    assert messages.read_query(Message(query, 1, messages.QUERY)) == (frame, 3)
+    assert messages.read_answer(answer) == (frame, 0.5, None, None)
+
+
+def test_equal_answers_are_different_objects_of_equal_size():
+    """Flower takes no object twice: without the salt, who answers the same would be told so."""
+    one, two = (messages.answer_content(Answer(b"frame", None)) for _ in range(2))
+    assert one.object_id != two.object_id
+    assert messages.size_of(one) == messages.size_of(two)
+    salts = [content.config_records["release"]["salt"] for content in (one, two)]
+    assert [len(salt) for salt in salts] == [16, 16]
+
+
+def test_a_foreign_array_is_no_frame():
+    for stype in ("numpy.ndarray", "fedkd.frame2"):
+        array = ArrayRecord({"frame": FlowerArray("uint8", (3,), stype, b"abc")})
+        with pytest.raises(CodecError, match="not a fedkd frame"):
+            messages.read_answer(RecordDict({"release": ConfigRecord({}), "frame": array}))
+    with pytest.raises(CodecError, match="without a release frame"):
+        messages.read_answer(RecordDict({"release": ConfigRecord({"frame": "text"})}))
+
+
 def test_whoever_builds_a_message_does_so_in_one_file():
     for module in (apps, __import__("fedkd.flower.strategy", fromlist=["x"])):
         assert not {"ArrayRecord", "MetricRecord", "ConfigRecord"} & set(vars(module)), module.__name__
@@ -238,7 +274,7 @@ def test_a_query_says_nothing_beside_its_fields():
 
 def answers(config, keys=(0, 1, 2, 3)):
     """Return what clients with different shares say to the same query, as messages."""
-    shared = apps.shared_data(config)
+    shared = site.shared_data(config)
     query = Query(1, np.arange(len(shared.transfer)), shared.dataset.classes, shared.transfer.fingerprint)
     frame = encode_query(query, len(shared.transfer))
     return [ask(config, frame, {"partition-id": k}) for k in keys]
@@ -254,34 +290,37 @@ def ask(config, frame, node_config, folder="/nonexistent/state"):
 @pytest.fixture
 def no_state(monkeypatch):
     """Clients of these tests remember nothing and keep no ledger."""
-    made = apps.site_of
+    made = site.site_of
     monkeypatch.setattr(
-        apps, "site_of", lambda *given: dataclasses.replace(made(*given), state=None, ledger=None)
-    )  # fmt: skip
+        site, "site_of", lambda *given, **named: dataclasses.replace(made(*given, **named), state=None, ledger=None)
+    )
 
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_in_private_modes_an_answer_is_a_frame_and_no_number_beside_it(name, no_state):
     for content in answers(private_config(name)):
-        assert {f"{record}.{key}" for record, value in content.items() for key in value} == {"release.frame"}
+        assert {f"{record}.{key}" for record, value in content.items() for key in value} == {
+            "release.frame",
+            "release.salt",
+        }
 
 
 def test_without_a_protection_accuracy_goes_along_so_that_the_test_above_can_fail(no_state):
     (content,) = answers(Config(clients=4, learner="linear", local_epochs=1), keys=(0,))
-    assert "metrics" in content
+    assert "accuracy" in content.config_records["release"]
 
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_in_private_modes_all_answers_have_one_size_whatever_the_data(name, no_state, monkeypatch):
     config = private_config(name, partition="dirichlet(alpha=0.3)")
-    real = apps.shared_data(config)
+    real = site.shared_data(config)
     nobody = dataclasses.replace(real, parts=[*real.parts[:3], real.parts[3][:0]])  # and a client without any
-    monkeypatch.setattr(apps, "shared_data", lambda *given: nobody)
-    apps._private.cache_clear()
+    monkeypatch.setattr(site, "shared_data", lambda *given: nobody)
+    site._private.cache_clear()
     shares = [len(part) for part in nobody.parts]
     assert len(set(shares)) == 4
     assert len({messages.size_of(content) for content in answers(config)}) == 1
-    apps._private.cache_clear()
+    site._private.cache_clear()
 
 
 class Noting(Nearby):
@@ -369,7 +408,7 @@ def test_no_text_of_an_error_leaves_a_device(kind, protect, device, tmp_path, mo
 
     monkeypatch.setattr("fedkd.client._fit", leak)
     config = private_config("dp_sgd") if protect == "dp_sgd" else Config(clients=4, learner="linear", rounds=1)
-    shared = apps.shared_data(config)
+    shared = site.shared_data(config)
     frame = encode_query(Query(1, np.arange(5), 10, shared.transfer.fingerprint), len(shared.transfer))
     content = ask(config, frame, device, str(tmp_path / "state"))
     assert set(content) == {"refusal"}
@@ -386,13 +425,13 @@ def test_no_text_of_an_error_leaves_a_device(kind, protect, device, tmp_path, mo
 )  # fmt: skip
 def test_what_the_owner_of_a_device_has_set_is_not_told(wrong, device, tmp_path):
     config = private_config("dp_sgd")
-    shared = apps.shared_data(config)
+    shared = site.shared_data(config)
     frame = encode_query(Query(1, np.arange(5), 10, shared.transfer.fingerprint), len(shared.transfer))
     content = ask(config, frame, {**device, **wrong}, str(tmp_path / "state"))
     assert "patients" not in json.dumps(dict(content["refusal"]))
 
 
 def test_an_error_before_there_is_a_client_has_no_text_of_the_device():
-    with pytest.raises(FedkdError) as caught:  # Flower sends the text of it
-        apps.client_key(Context(1, 9, {"partition-id": "patients"}, RecordDict(), {}))
+    with pytest.raises(FedkdError) as caught:  # the text of it is told
+        site.client_key({"partition-id": "patients"}, 9)
     assert "patients" not in str(caught.value)

@@ -200,7 +200,7 @@ def test_the_command_prints_the_plan_and_imports_no_framework_of_learners():
         "print('LOADED', sorted({'torch', 'sklearn', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "FedAvg would send 54.8 kB each way: 70 times more than this run" in done.stdout
+    assert "FedAvg would send 54.8 kB each way: 130 times more than this run" in done.stdout
     assert "LOADED []" in done.stdout
 
 

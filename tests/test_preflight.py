@@ -14,8 +14,9 @@ from fedkd.config import Config, resolve
 from fedkd.errors import ConfigError, DataError, QuorumError, SpecError
 from fedkd.flower import apps, grid
 from fedkd.flower.messages import QUERY, read_answer
-from fedkd.preflight import check_attack, check_data, check_models, describe, liars
+from fedkd.preflight import check_attack, check_data, check_models, liars
 from fedkd.screen import Screen, changes
+from fedkd.tell import describe
 
 SMALL = {"clients": 2, "learner": "constant", "student": "none"}
 

@@ -151,7 +151,7 @@ def test_a_client_that_raises_says_what_kind_of_error_and_no_more(tmp_path, monk
     def leak(*arguments):
         raise ValueError("patient 17 has label 3")
 
-    monkeypatch.setattr("fedkd.flower.apps.answer_frame", leak)
+    monkeypatch.setattr("fedkd.site.answer", leak)
     with pytest.raises(QuorumError) as caught:
         FederatedDistillation(CONFIG).start(grid=HereGrid(CONFIG, tmp_path))
     assert "ValueError" in str(caught.value)
@@ -177,8 +177,8 @@ def test_no_message_carries_data_labels_weights_or_gradients():
         name: sorted((record, *sorted(value)) for record, value in content.items()) for name, content in names.items()
     }
     assert fields == {
-        "query": [("acknowledged", "round"), ("query", "frame")],
-        "answer": [("metrics", "accuracy"), ("release", "frame")],
+        "query": [("query", "acknowledged", "frame")],
+        "answer": [("release", "accuracy", "frame", "salt")],
         "error": [("refusal", "client", "error")],
     }
 
@@ -191,8 +191,9 @@ def test_an_answer_costs_its_frame_and_little_else():
 def test_a_query_carries_what_is_acknowledged_and_nothing_when_nothing_is():
     assert messages.read_query(Message(messages.query_content(b"frame"), 1, messages.QUERY)) == (b"frame", 0)
     assert messages.read_query(Message(messages.query_content(b"frame", 7), 1, messages.QUERY)) == (b"frame", 7)
-    odd = RecordDict({**messages.query_content(b"frame"), "acknowledged": ConfigRecord({"round": "x"})})
-    assert messages.read_query(Message(odd, 1, messages.QUERY)) == (b"frame", 0)
+    for odd in ("x", -1, 0.5):
+        content = RecordDict({"query": ConfigRecord({"frame": b"frame", "acknowledged": odd})})
+        assert messages.read_query(Message(content, 1, messages.QUERY)) == (b"frame", 0)
 
 
 def test_the_student_predicts_distributions(tmp_path):
