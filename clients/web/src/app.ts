@@ -132,7 +132,7 @@ async function start(): Promise<void> {
 /** Become a node of the server with the code of the invitation, which is spent by that. */
 async function enter(): Promise<void> {
   let key = await store.get<CryptoKeyPair>("key");
-  if (!key) await store.put({ key: (key = await newKey()) });
+  if (!key) await store.put({ key: (key = await newKey()), device: crypto.randomUUID() });
   const code = await store.get<string>("code");
   if (!code) throw new Refused(403, null, words.welcome.uninvited);
   const id = await register({ code, key, name: `phone-${crypto.randomUUID().slice(0, 4)}` });
@@ -141,10 +141,12 @@ async function enter(): Promise<void> {
 
 async function work(): Promise<void> {
   stop();
-  const [key, id, agreed] = await Promise.all([store.get<CryptoKeyPair>("key"), store.get<string>("id"), store.get<About>("agreed")]);
-  if (!key || !id || !agreed) return dispatch({ kind: "trouble", line: words.trouble.storage });
+  const [key, id, agreed, device] = await Promise.all([
+    store.get<CryptoKeyPair>("key"), store.get<string>("id"), store.get<About>("agreed"), store.get<string>("device"),
+  ]);
+  if (!key || !id || !agreed || !device) return dispatch({ kind: "trouble", line: words.trouble.storage });
   const mine = new Node({
-    fleet: new Fleet(key, BigInt(id)), store, agreed: agreed.config, answer: compute, roundOf, wait: surroundings.wait,
+    fleet: new Fleet(key, BigInt(id), device), store, agreed: agreed.config, answer: compute, roundOf, wait: surroundings.wait,
     digest: sha256, tell: (what) => mine === node && happened(what),
     ready: async () => {
       while (node === mine && !mayWork(state)) await new Promise<void>((go) => woken.push(go));

@@ -45,6 +45,7 @@ export const surroundings: Surroundings = {
 export const backOff = (failures: number, random = Math.random()): number =>
   Math.min(30, 2 ** Math.min(failures, 5)) * (0.5 + random / 2);
 
+/** The node `id` with its key. `instance` tells this device from another that somehow has the same key. */
 export class Fleet {
   private publicKey = "";
   private offset = 0;
@@ -52,7 +53,8 @@ export class Fleet {
   received = 0;
 
   constructor(
-    private readonly key: CryptoKeyPair, readonly id: Id, private readonly base = "", private readonly around = surroundings,
+    private readonly key: CryptoKeyPair, readonly id: Id, private readonly instance: string, private readonly base = "",
+    private readonly around = surroundings,
   ) {}
 
   /** Now on the server's clock, in seconds. */
@@ -130,7 +132,7 @@ export class Fleet {
     let response: Response, data: Bytes;
     try {
       response = await this.around.fetch(`${this.base}/v1/fleet/${route}`, {
-        method: "POST", body, headers: signed, cache: "no-store", credentials: "omit", redirect: "error",
+        method: "POST", body, headers: { ...signed, "fedkd-instance": this.instance }, cache: "no-store", credentials: "omit", redirect: "error",
         signal: AbortSignal.timeout(TIMEOUT),
       });
       data = new Uint8Array(await response.arrayBuffer());

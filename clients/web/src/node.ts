@@ -191,7 +191,7 @@ export class Node {
         : await message(metadata, "refusal", { client: String(fleet.id), error: result.refusal.slice(0, 500) });
     const sent: Sent = {
       round, run: String(inbox.metadata.runId), at: this.now(), seconds: (this.now() - began) / 1000, frame: "frame" in result ? result.frame.length : 0,
-      bytes: fleet.sent - before, digest: "frame" in result ? (await this.means.digest(result.frame)).slice(0, 16) : "",
+      bytes: fleet.sent - before, digest: "frame" in result ? (await this.means.digest(result.frame)).slice(0, 12) : "",
       refusal: "frame" in result ? null : result.refusal, delivered: false,
     };
     const outbox: Outbox = { metadata, tree: piece.tree, parts: piece.parts, sent };

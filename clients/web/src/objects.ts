@@ -58,11 +58,16 @@ export function unpack(content: Uint8Array): Part {
   return { type: type!, children: children ? children.split(",") : [], body };
 }
 
-const named = (names: Readonly<Record<string, string>>): Uint8Array => encoder.encode(JSON.stringify(names));
+/** JSON with the spaces that Python puts in: so our objects have the very names, and sizes, that Flower's would have. */
+function spaced(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(spaced).join(", ")}]`;
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  return `{${Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${spaced(one)}`).join(", ")}}`;
+}
 
 async function dict(type: string, members: Readonly<Record<string, Piece>>): Promise<Piece> {
   const names = Object.fromEntries(Object.entries(members).map(([name, piece]) => [name, piece.tree.id]));
-  return pack(type, named(names), Object.values(members));
+  return pack(type, encoder.encode(spaced(names)), Object.values(members));
 }
 
 /** The frame as an ArrayRecord, for what is too large for one record. */
@@ -73,7 +78,7 @@ async function large(frame: Bytes): Promise<Piece> {
   const about = {
     dtype: "uint8", shape: [frame.length], stype: STYPE, arraychunk_ids: chunks.map((chunk) => unique.indexOf(chunk.tree.id)),
   };
-  const array = await pack("Array", encoder.encode(JSON.stringify(about)), chunks);
+  const array = await pack("Array", encoder.encode(spaced(about)), chunks);
   return dict("ArrayRecord", { frame: array });
 }
 

@@ -2,8 +2,8 @@
 import { type About } from "./protocol.js";
 import { type Ballot, Stream, chain, encodeRelease, prepare } from "./science.js";
 
-/** Bytes of all requests of a round beside the frame: fewer than ten, each with a node, a run and names of objects. */
-const REQUESTS = 2500;
+/** Bytes of all requests of a round beside the frame: about ten, with a node, a run and names of objects. */
+const REQUESTS = 1500;
 
 /** Why this phone cannot take part in a run, or null. */
 export function cannotAnswer({ config }: About): string | null {
@@ -17,10 +17,10 @@ export function cannotAnswer({ config }: About): string | null {
 
 /** About how many bytes leave in a round: a frame of this run's release, with labels that say nothing, and its requests. */
 export function weigh(about: About): number {
-  const { rows, classes, config } = about, n = Math.min(rows, 2000);
+  const { rows, classes, config } = about, n = Math.min(rows, 2000), alike = config["expertise"] === "uniform";
   try {
     const flat: Ballot = {
-      p: new Float32Array(n * classes).fill(1 / classes), w: Float32Array.from({ length: n }, (_, k) => 1 + (k % 7)), classes, encoding: "float32", weightBits: 0,
+      p: new Float32Array(n * classes).fill(1 / classes), w: Float32Array.from({ length: n }, (_, k) => (alike ? 1 : 1 + (k % 7))), classes, encoding: "float32", weightBits: 0,
     };
     const ballot = prepare(chain(String(config["release"]), "release"), flat, new Stream("weigh"));
     const query = { round: 1, rows: new Int32Array(n), classes, fingerprint: about.fingerprint, feedback: null };

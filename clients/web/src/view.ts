@@ -117,7 +117,7 @@ function shards(about: About, actions: Actions): HTMLElement | null {
   );
 }
 
-function pictures(about: About, actions: Actions): { readonly part: HTMLElement | null; readonly update: (extras: Extras) => void } {
+function pictures(about: About, actions: Actions, samples: HTMLElement): { readonly part: HTMLElement | null; readonly update: (extras: Extras) => void } {
   if (!canPhotograph(about.shape)) return { part: null, update: still };
   const w = words.data;
   const label = h("select", { id: "label" }, ...about.classNames.map((name, k) => h("option", { value: k }, name)));
@@ -129,7 +129,7 @@ function pictures(about: About, actions: Actions): { readonly part: HTMLElement 
   });
   const album = h("ul", { class: "album" });
   const part = card(
-    w.photos, h("p", {}, w.photosText(about.shape)),
+    w.photos, h("p", {}, w.photosText(about.shape)), samples,
     h("div", { class: "row" }, h("label", { for: "label" }, w.photosLabel), label),
     about.shape[0] === 1 && h("div", { class: "row" }, negative, h("label", { for: "negative" }, w.negative)) || null,
     h("div", { class: "row" }, input, h("label", { for: "pictures", class: "button" }, w.photosTake)), album,
@@ -162,7 +162,13 @@ function files(actions: Actions): HTMLElement {
 function tally(about: About, chosen: Chosen): HTMLElement {
   const most = Math.max(1, ...chosen.counts);
   return h("ul", { class: "tally" }, ...chosen.counts.map((n, c) =>
-    h("li", {}, h("span", {}, about.classNames[c] ?? String(c)), h("meter", { min: 0, max: most, value: n, "aria-hidden": "true" }), h("span", {}, String(n)))));
+    h("li", {}, h("span", {}, about.classNames[c] ?? String(c)), stripe(n / most), h("span", {}, String(n)))));
+}
+
+function stripe(share: number): HTMLElement {
+  const line = h("i", { "aria-hidden": "true" });
+  line.style.width = `${100 * share}%`;
+  return line;
 }
 
 function strip(about: About, samples: Float32Array): HTMLElement | null {
@@ -174,14 +180,14 @@ function strip(about: About, samples: Float32Array): HTMLElement | null {
 
 function data(state: State, _: Extras, actions: Actions): Built {
   const about = state.about!, w = words.data;
-  const album = pictures(about, actions), line = notice(), samples = h("div");
+  const line = notice(), samples = h("div"), album = pictures(about, actions, samples);
   const chosen = h("section", { class: "card chosen", "aria-live": "polite" });
   const start = button(w.start, actions.start, "main");
   let told: Chosen | null | undefined, drawn = false;
   return {
     body: [
-      heading(w.title), h("p", { class: "lead" }, w.lead(about)), shards(about, actions), album.part,
-      canPhotograph(about.shape) ? samples : null, files(actions), chosen, line, bar(button(w.back, actions.back), start),
+      heading(w.title), h("p", { class: "lead" }, w.lead), line, chosen, shards(about, actions), album.part, files(actions),
+      bar(button(w.back, actions.back), start),
     ],
     update: (now, extras) => {
       album.update(extras);
@@ -190,9 +196,10 @@ function data(state: State, _: Extras, actions: Actions): Built {
       if (now.data !== told) {
         told = now.data;
         const enough = examplesOf(told) >= LEAST;
+        hide(chosen, told === null);
+        if (told) window.scrollTo({ top: 0, behavior: "auto" });
         chosen.replaceChildren(
-          h("h2", {}, w.chosen), h("p", {}, told ? w.chosenText(examplesOf(told), told.title) : w.few),
-          told && enough ? tally(about, told) : "",
+          h("h2", {}, w.chosen), h("p", {}, told && enough ? w.chosenText(examplesOf(told), told.title) : w.few), told ? tally(about, told) : "",
         );
       }
       tell(line, now.trouble);
@@ -252,14 +259,15 @@ function done(state: State, _: Extras, actions: Actions): Built {
   const w = words.done, answered = state.log.filter((one) => one.delivered && one.refusal === null);
   const bytes = state.log.reduce((sum, one) => sum + one.bytes, 0), over = state.why === "over";
   const warning = h("p", { class: "notice", role: "alert", hidden: true }, w.sure);
+  const again = button(over ? w.again : w.back, actions.again, over ? "plain" : "main");
   const erase = button(w.erase, () => {
     if (!warning.hidden) actions.erase();
     hide(warning, false);
-  }, "danger");
+  }, "danger wide");
   return {
     body: [
       heading(over ? w.over : w.left), h("p", { class: "lead" }, (over ? w.overText : w.leftText)(answered.length, bytes)),
-      card(w.list, table(state.log)), h("p", { class: "hint" }, w.keeps), warning, bar(erase, button(over ? w.again : w.back, actions.again)),
+      card(w.list, table(state.log)), card(w.kept, h("p", {}, w.keeps), warning, erase), bar(again),
     ],
     update: still,
   };

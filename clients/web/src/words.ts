@@ -14,7 +14,7 @@ export function duration(seconds: number): string {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
-export const time = (milliseconds: number): string => new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+export const time = (milliseconds: number): string => new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 /** What the settings of a run mean for the one whose data this is: how bad (for the color), and what to say. */
 export function protection(about: About): { readonly level: "none" | "some"; readonly title: string; readonly text: string } {
@@ -46,7 +46,7 @@ export const words = {
     does: "What your phone will do",
     doing: (about: About) => [
       `It trains a small model on examples that you choose, ${count(Number(about.config["rounds"] ?? 1), "time")} in all.`,
-      `After each it says what it thinks of ${count(about.rows, "public sample")}, which everybody has.`,
+      `Each time it says what it thinks of ${count(about.rows, "public sample")}, which everybody has.`,
       "The server makes one better model of everybody’s opinions.",
     ],
     leaves: "What leaves",
@@ -55,7 +55,7 @@ export const words = {
       "When you take part, and the address of your connection, as with any web page.",
     ],
     stays: "What stays",
-    staying: ["Your examples, their labels, and the model. Nothing of them is sent."],
+    staying: ["Your examples, their labels, and the model: none of them is sent."],
     asks: (host: string, about: About) => `Asked by ${host}, fedkd ${about.version}.`,
     settings: "All settings of this run",
     go: "Choose my data",
@@ -64,10 +64,10 @@ export const words = {
   },
   data: {
     title: "Choose your data",
-    lead: (about: About) => `It stays on this phone. Give each example one of ${about.classes} labels.`,
+    lead: "It stays on this phone.",
     samples: "The public samples look like this; yours should, too:",
     shard: "Demo data",
-    shardText: (about: About) => `The server offers ${count(about.shards, "share")} of made-up private data, to try it out.`,
+    shardText: (about: About) => `The server offers ${count(about.shards, "share")} of simulated private data, to try it out.`,
     shardNumber: "Share",
     shardTake: "Take this share",
     photos: "Pictures",
@@ -130,8 +130,9 @@ export const words = {
     digest: "Fingerprint",
     refusedRow: "refused",
     lost: "too late",
-    keeps: "This phone still holds your examples, the model, its key and this list.",
-    erase: "Delete everything from this phone",
+    kept: "What this phone keeps",
+    keeps: "Your examples, the model, its key and this list, until you delete them.",
+    erase: "Delete everything",
     sure: "Really delete? Another round on the same data could then no longer be counted against what was spent before.",
     again: "Take part again",
     back: "Come back",

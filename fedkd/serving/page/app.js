@@ -1,7 +1,7 @@
 // src/outlook.ts
 import "./protocol.js";
 import { Stream, chain, encodeRelease, prepare } from "./science.js";
-var REQUESTS = 2500;
+var REQUESTS = 1500;
 function cannotAnswer({ config }) {
   try {
     for (const key of ["release", "broadcast"]) chain(String(config[key] ?? "float16"), key);
@@ -11,11 +11,11 @@ function cannotAnswer({ config }) {
   }
 }
 function weigh(about) {
-  const { rows, classes, config } = about, n = Math.min(rows, 2e3);
+  const { rows, classes, config } = about, n = Math.min(rows, 2e3), alike = config["expertise"] === "uniform";
   try {
     const flat = {
       p: new Float32Array(n * classes).fill(1 / classes),
-      w: Float32Array.from({ length: n }, (_, k) => 1 + k % 7),
+      w: Float32Array.from({ length: n }, (_, k) => alike ? 1 : 1 + k % 7),
       classes,
       encoding: "float32",
       weightBits: 0
@@ -126,7 +126,7 @@ function duration(seconds) {
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
-var time = (milliseconds) => new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+var time = (milliseconds) => new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 function protection(about) {
   const { protect, epsilon, delta, noise } = about.config, name = String(protect ?? "none").split("(")[0];
   if (name === "none" || noise === "seeded")
@@ -150,7 +150,7 @@ var words = {
     does: "What your phone will do",
     doing: (about) => [
       `It trains a small model on examples that you choose, ${count(Number(about.config["rounds"] ?? 1), "time")} in all.`,
-      `After each it says what it thinks of ${count(about.rows, "public sample")}, which everybody has.`,
+      `Each time it says what it thinks of ${count(about.rows, "public sample")}, which everybody has.`,
       "The server makes one better model of everybody’s opinions."
     ],
     leaves: "What leaves",
@@ -159,7 +159,7 @@ var words = {
       "When you take part, and the address of your connection, as with any web page."
     ],
     stays: "What stays",
-    staying: ["Your examples, their labels, and the model. Nothing of them is sent."],
+    staying: ["Your examples, their labels, and the model: none of them is sent."],
     asks: (host, about) => `Asked by ${host}, fedkd ${about.version}.`,
     settings: "All settings of this run",
     go: "Choose my data",
@@ -168,10 +168,10 @@ var words = {
   },
   data: {
     title: "Choose your data",
-    lead: (about) => `It stays on this phone. Give each example one of ${about.classes} labels.`,
+    lead: "It stays on this phone.",
     samples: "The public samples look like this; yours should, too:",
     shard: "Demo data",
-    shardText: (about) => `The server offers ${count(about.shards, "share")} of made-up private data, to try it out.`,
+    shardText: (about) => `The server offers ${count(about.shards, "share")} of simulated private data, to try it out.`,
     shardNumber: "Share",
     shardTake: "Take this share",
     photos: "Pictures",
@@ -233,8 +233,9 @@ var words = {
     digest: "Fingerprint",
     refusedRow: "refused",
     lost: "too late",
-    keeps: "This phone still holds your examples, the model, its key and this list.",
-    erase: "Delete everything from this phone",
+    kept: "What this phone keeps",
+    keeps: "Your examples, the model, its key and this list, until you delete them.",
+    erase: "Delete everything",
     sure: "Really delete? Another round on the same data could then no longer be counted against what was spent before.",
     again: "Take part again",
     back: "Come back"
@@ -333,7 +334,7 @@ function shards(about, actions2) {
     h("div", { class: "row" }, h("label", { for: "share" }, w.shardNumber), number, button(w.shardTake, take2))
   );
 }
-function pictures(about, actions2) {
+function pictures(about, actions2, samples) {
   if (!canPhotograph(about.shape)) return { part: null, update: still };
   const w = words.data;
   const label = h("select", { id: "label" }, ...about.classNames.map((name, k) => h("option", { value: k }, name)));
@@ -347,6 +348,7 @@ function pictures(about, actions2) {
   const part = card(
     w.photos,
     h("p", {}, w.photosText(about.shape)),
+    samples,
     h("div", { class: "row" }, h("label", { for: "label" }, w.photosLabel), label),
     about.shape[0] === 1 && h("div", { class: "row" }, negative, h("label", { for: "negative" }, w.negative)) || null,
     h("div", { class: "row" }, input, h("label", { for: "pictures", class: "button" }, w.photosTake)),
@@ -376,7 +378,12 @@ function files(actions2) {
 }
 function tally(about, chosen2) {
   const most = Math.max(1, ...chosen2.counts);
-  return h("ul", { class: "tally" }, ...chosen2.counts.map((n, c) => h("li", {}, h("span", {}, about.classNames[c] ?? String(c)), h("meter", { min: 0, max: most, value: n, "aria-hidden": "true" }), h("span", {}, String(n)))));
+  return h("ul", { class: "tally" }, ...chosen2.counts.map((n, c) => h("li", {}, h("span", {}, about.classNames[c] ?? String(c)), stripe(n / most), h("span", {}, String(n)))));
+}
+function stripe(share) {
+  const line = h("i", { "aria-hidden": "true" });
+  line.style.width = `${100 * share}%`;
+  return line;
 }
 function strip(about, samples) {
   const each = about.shape.reduce((product, n) => product * n, 1), shape = about.shape;
@@ -386,20 +393,19 @@ function strip(about, samples) {
 }
 function data(state2, _, actions2) {
   const about = state2.about, w = words.data;
-  const album = pictures(about, actions2), line = notice(), samples = h("div");
+  const line = notice(), samples = h("div"), album = pictures(about, actions2, samples);
   const chosen2 = h("section", { class: "card chosen", "aria-live": "polite" });
   const start2 = button(w.start, actions2.start, "main");
   let told, drawn = false;
   return {
     body: [
       heading(w.title),
-      h("p", { class: "lead" }, w.lead(about)),
+      h("p", { class: "lead" }, w.lead),
+      line,
+      chosen2,
       shards(about, actions2),
       album.part,
-      canPhotograph(about.shape) ? samples : null,
       files(actions2),
-      chosen2,
-      line,
       bar(button(w.back, actions2.back), start2)
     ],
     update: (now, extras2) => {
@@ -409,10 +415,12 @@ function data(state2, _, actions2) {
       if (now.data !== told) {
         told = now.data;
         const enough = examplesOf(told) >= LEAST;
+        hide(chosen2, told === null);
+        if (told) window.scrollTo({ top: 0, behavior: "auto" });
         chosen2.replaceChildren(
           h("h2", {}, w.chosen),
-          h("p", {}, told ? w.chosenText(examplesOf(told), told.title) : w.few),
-          told && enough ? tally(about, told) : ""
+          h("p", {}, told && enough ? w.chosenText(examplesOf(told), told.title) : w.few),
+          told ? tally(about, told) : ""
         );
       }
       tell(line, now.trouble);
@@ -473,18 +481,18 @@ function done(state2, _, actions2) {
   const w = words.done, answered = state2.log.filter((one) => one.delivered && one.refusal === null);
   const bytes = state2.log.reduce((sum, one) => sum + one.bytes, 0), over = state2.why === "over";
   const warning = h("p", { class: "notice", role: "alert", hidden: true }, w.sure);
+  const again = button(over ? w.again : w.back, actions2.again, over ? "plain" : "main");
   const erase2 = button(w.erase, () => {
     if (!warning.hidden) actions2.erase();
     hide(warning, false);
-  }, "danger");
+  }, "danger wide");
   return {
     body: [
       heading(over ? w.over : w.left),
       h("p", { class: "lead" }, (over ? w.overText : w.leftText)(answered.length, bytes)),
       card(w.list, table(state2.log)),
-      h("p", { class: "hint" }, w.keeps),
-      warning,
-      bar(erase2, button(over ? w.again : w.back, actions2.again))
+      card(w.kept, h("p", {}, w.keeps), warning, erase2),
+      bar(again)
     ],
     update: still
   };
@@ -593,7 +601,7 @@ async function start() {
 }
 async function enter() {
   let key = await store.get("key");
-  if (!key) await store.put({ key: key = await newKey() });
+  if (!key) await store.put({ key: key = await newKey(), device: crypto.randomUUID() });
   const code = await store.get("code");
   if (!code) throw new Refused2(403, null, words.welcome.uninvited);
   const id = await register({ code, key, name: `phone-${crypto.randomUUID().slice(0, 4)}` });
@@ -601,10 +609,15 @@ async function enter() {
 }
 async function work() {
   stop();
-  const [key, id, agreed] = await Promise.all([store.get("key"), store.get("id"), store.get("agreed")]);
-  if (!key || !id || !agreed) return dispatch({ kind: "trouble", line: words.trouble.storage });
+  const [key, id, agreed, device] = await Promise.all([
+    store.get("key"),
+    store.get("id"),
+    store.get("agreed"),
+    store.get("device")
+  ]);
+  if (!key || !id || !agreed || !device) return dispatch({ kind: "trouble", line: words.trouble.storage });
   const mine = new Node({
-    fleet: new Fleet(key, BigInt(id)),
+    fleet: new Fleet(key, BigInt(id), device),
     store,
     agreed: agreed.config,
     answer: compute,

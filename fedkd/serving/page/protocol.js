@@ -15,12 +15,12 @@ function readAbout(said) {
   if (typeof fingerprint2 !== "string" || !/^[0-9a-f]{64}$/.test(fingerprint2)) throw new AboutError("the transfer set has no fingerprint");
   if (typeof config !== "object" || config === null) throw new AboutError("the server names no settings of its run");
   const names2 = about["class_names"];
-  const named2 = Array.isArray(names2) && names2.length === classes ? names2.map(String) : [];
+  const named = Array.isArray(names2) && names2.length === classes ? names2.map(String) : [];
   return {
     name: String(about["name"] ?? "run").slice(0, 80),
     version: String(about["fedkd"] ?? "?").slice(0, 20),
     classes,
-    classNames: named2.length ? named2 : Array.from({ length: classes }, (_, c) => String(c)),
+    classNames: named.length ? named : Array.from({ length: classes }, (_, c) => String(c)),
     shape,
     rows,
     fingerprint: fingerprint2,
@@ -120,9 +120,9 @@ async function npz(bytes2) {
   for (let k = view.getUint16(end + 10, true); k > 0; k--) {
     if (at + 46 > bytes2.length || view.getUint32(at, true) !== 33639248) throw new FileError("this npz file is damaged");
     const method = view.getUint16(at + 10, true), size = view.getUint32(at + 20, true), full = view.getUint32(at + 24, true);
-    const named2 = view.getUint16(at + 28, true), local = view.getUint32(at + 42, true);
-    const name = decoder.decode(bytes2.subarray(at + 46, at + 46 + named2)).replace(/\.npy$/, "");
-    at += 46 + named2 + view.getUint16(at + 30, true) + view.getUint16(at + 32, true);
+    const named = view.getUint16(at + 28, true), local = view.getUint32(at + 42, true);
+    const name = decoder.decode(bytes2.subarray(at + 46, at + 46 + named)).replace(/\.npy$/, "");
+    at += 46 + named + view.getUint16(at + 30, true) + view.getUint16(at + 32, true);
     if (local + 30 > bytes2.length || method !== 0 && method !== 8) throw new FileError("this npz file is damaged");
     const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
     const stored = bytes2.subarray(start, start + size);
@@ -436,10 +436,14 @@ function unpack(content2) {
     throw new ObjectError("an object whose head does not fit its body");
   return { type, children: children ? children.split(",") : [], body };
 }
-var named = (names2) => encoder3.encode(JSON.stringify(names2));
+function spaced(value) {
+  if (Array.isArray(value)) return `[${value.map(spaced).join(", ")}]`;
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  return `{${Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${spaced(one)}`).join(", ")}}`;
+}
 async function dict(type, members2) {
   const names2 = Object.fromEntries(Object.entries(members2).map(([name, piece]) => [name, piece.tree.id]));
-  return pack(type, named(names2), Object.values(members2));
+  return pack(type, encoder3.encode(spaced(names2)), Object.values(members2));
 }
 async function large(frame) {
   const chunks = [];
@@ -451,7 +455,7 @@ async function large(frame) {
     stype: STYPE,
     arraychunk_ids: chunks.map((chunk) => unique.indexOf(chunk.tree.id))
   };
-  const array = await pack("Array", encoder3.encode(JSON.stringify(about)), chunks);
+  const array = await pack("Array", encoder3.encode(spaced(about)), chunks);
   return dict("ArrayRecord", { frame: array });
 }
 async function message(metadata, name, record, frame = null) {
@@ -526,14 +530,16 @@ var surroundings = {
 };
 var backOff = (failures, random = Math.random()) => Math.min(30, 2 ** Math.min(failures, 5)) * (0.5 + random / 2);
 var Fleet = class {
-  constructor(key, id, base = "", around = surroundings) {
+  constructor(key, id, instance, base = "", around = surroundings) {
     this.key = key;
     this.id = id;
+    this.instance = instance;
     this.base = base;
     this.around = around;
   }
   key;
   id;
+  instance;
   base;
   around;
   publicKey = "";
@@ -608,7 +614,7 @@ var Fleet = class {
       response = await this.around.fetch(`${this.base}/v1/fleet/${route}`, {
         method: "POST",
         body,
-        headers: signed,
+        headers: { ...signed, "fedkd-instance": this.instance },
         cache: "no-store",
         credentials: "omit",
         redirect: "error",
@@ -819,7 +825,7 @@ var Node = class {
       seconds: (this.now() - began) / 1e3,
       frame: "frame" in result ? result.frame.length : 0,
       bytes: fleet.sent - before,
-      digest: "frame" in result ? (await this.means.digest(result.frame)).slice(0, 16) : "",
+      digest: "frame" in result ? (await this.means.digest(result.frame)).slice(0, 12) : "",
       refusal: "frame" in result ? null : result.refusal,
       delivered: false
     };
