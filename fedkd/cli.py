@@ -19,6 +19,7 @@ from fedkd import config as configuration
 from fedkd import engine, parts
 from fedkd.audit_cli import audit_app
 from fedkd.errors import FedkdError, QuorumError
+from fedkd.join_cli import join
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -31,6 +32,7 @@ app.add_typer(config_app, name="config")
 ledger_app = typer.Typer(help="Read what a client has spent of its privacy budget.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
+app.command()(join)
 
 CORES = os.cpu_count() or 1
 TERMINATED = 128 + signal.SIGTERM

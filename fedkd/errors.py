@@ -12,8 +12,12 @@ FedkdError
 ├── PrivacyError      a privacy guarantee cannot be given, or a budget would be exceeded
 │   ├── BudgetExhausted    the budget does not hold what a release would cost
 │   └── LedgerError        a ledger is missing, damaged or older than it was
-└── RoundError        a round cannot produce a teacher
-    └── QuorumError        too few clients answered in time
+├── RoundError        a round cannot produce a teacher
+│   └── QuorumError        too few clients answered in time
+└── LinkError         a server does not do what a node needs of it
+    ├── Unreachable        it does not answer, or not now: worth another try
+    ├── Untrusted          its certificate is not one that the node trusts
+    └── Rejected           it says no
 """
 
 from __future__ import annotations
@@ -85,6 +89,27 @@ class RoundError(FedkdError):
 
 class QuorumError(RoundError):
     """Too few clients answered in time."""
+
+
+class LinkError(FedkdError):
+    """A server does not do what a node needs of it."""
+
+
+class Unreachable(LinkError):
+    """A server does not answer, or not now: worth another try."""
+
+
+class Untrusted(LinkError):
+    """The certificate of a server is not one that the node trusts."""
+
+
+class Rejected(LinkError):
+    """A server says no."""
+
+    def __init__(self, message: str, status: int) -> None:
+        """Keep the HTTP ``status`` with the one-line ``message``."""
+        super().__init__(message)
+        self.status = status
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -175,7 +175,7 @@ def site_of(
             mine = read(str(own))
         except SpecError as error:  # not the server's setting, but the device's: its text is told to nobody
             raise DataError(str(error)) from None
-        x, y = as_inputs(mine.x), labels_among(mine, _like(common))
+        x, y = as_inputs(mine.x), labels_among(mine, outline(common))
     elif common is not None:
         raise ConfigError("this node has no data of its own")
     else:
@@ -203,7 +203,7 @@ def _common(shared: Federation) -> Common:
     return Common(shared.transfer, shared.dataset.classes, shared.dataset.class_names)
 
 
-def _like(common: Common) -> Dataset:
+def outline(common: Common) -> Dataset:
     """Return a data set without rows that has the classes and the shape of the federation's."""
     none, labels = common.transfer.inputs[:0], np.zeros(0, np.int64)
     return Dataset("federation", none, labels, none, labels, common.classes, "", common.class_names)

@@ -40,9 +40,9 @@ LAYERS = [
     {"client", "site", "envelope", "collect", "masked_round", "rounds", "rundir", "reference"},
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
-    {"flower"},
+    {"flower", "fleet"},
     {"engine", "fedavg", "plan"},
-    {"cli", "audit_cli", "__main__"},
+    {"cli", "audit_cli", "join_cli", "__main__"},
 ]  # fmt: skip
 FILES = sorted(p for top in FORBIDDEN for p in (ROOT / top).rglob("*.py"))
 

@@ -1,0 +1,94 @@
+"""The process of a node: reads its folder, answers until it is interrupted, prints a line for what happens."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fedkd.errors import ConfigError, FedkdError
+from fedkd.fleet.home import Home
+from fedkd.fleet.identity import Identity
+from fedkd.fleet.link import Address, Link, trusting
+from fedkd.fleet.node import Node
+from fedkd.units import size
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be the node in a folder until interrupted; with ``--once`` until a run is over. Return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    once = "--once" in given
+    folders = [word for word in given if word != "--once"]
+    try:
+        if len(folders) != 1 or folders[0].startswith("-"):
+            raise ConfigError("expected: python -m fedkd.fleet FOLDER [--once]")
+        signal.signal(signal.SIGTERM, _interrupt)
+        live(Home(Path(folders[0])), once=once)
+    except FedkdError as error:
+        print(f"error {printable(str(error))}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was begun goes on when the node is started again", file=sys.stderr, flush=True)
+        return INTERRUPTED
+    return 0
+
+
+def live(home: Home, *, once: bool = False) -> int:
+    """Be the node of ``home``, printing a line for each thing that happens; return how many answers left."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with home.locked():
+        settings = home.settings()
+        if settings is None:
+            raise ConfigError(f"there is no node in {home.path}; run: fedkd join URL --home {home.path}")
+        address = Address.of(settings.url, insecure=True)
+        context = trusting(home.known_authority()) if address.secure else None
+        link = Link(address, context, Identity.at(home.key), bandwidth=settings.bandwidth)
+        node = Node(home, link, settings, home.common(settings.about), observe=show)
+        return node.run(once=once)
+
+
+def show(event: str, facts: Mapping[str, Any]) -> None:
+    """Print what happens to a node, a line each, in plain words."""
+    line = sentence(event, facts)
+    if line:
+        print(f"{time.strftime('%H:%M:%S')}  {printable(line)}", flush=True)
+
+
+def sentence(event: str, facts: Mapping[str, Any]) -> str:
+    """Return what happened to a node as a line of text, empty if nobody wants to know."""
+    told = str(facts.get("round", ""))
+    round_ = f"round {told}" if told.isdigit() else "round ?"
+    match event:
+        case "online":
+            return f"online as node {facts['node']}"
+        case "answered":
+            return f"{round_}  answered, {size(facts['bytes'])}, {facts['seconds']:.1f} s"
+        case "refused":
+            return f"{round_}  refused: {facts['error']}"
+        case "expired":
+            return f"{round_}  came {facts['late']:.0f} s too late to be answered"
+        case "over":
+            return f"run {facts['run']} is over"
+        case "away":
+            return f"{facts['error']}; trying again"
+        case "back":
+            return "the server answers again"
+        case "odd":
+            return f"odd: {facts['error']}"
+    return ""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without what could move a terminal's cursor: some of it comes from the server."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
