@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import sys
 import warnings
@@ -12,14 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import fedkd
 from fedkd import config as configuration
-from fedkd import engine, parts
+from fedkd import engine, execution, parts
 from fedkd.audit_cli import audit_app
-from fedkd.errors import FedkdError, QuorumError
+from fedkd.errors import FedkdError
+from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
 from fedkd.join_cli import join
+from fedkd.serve_cli import nodes_app, pki_app, serve
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -33,13 +32,11 @@ ledger_app = typer.Typer(help="Read what a client has spent of its privacy budge
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
 app.command()(join)
+app.add_typer(pki_app, name="pki")
+app.add_typer(nodes_app, name="nodes")
+app.command(name="serve")(serve)
 
 CORES = os.cpu_count() or 1
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a run that was ended by SIGTERM, as a shell would report it."""
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 Preset = Annotated[str | None, typer.Option(help=f"One of: {', '.join(sorted(parts.PRESETS))}.")]
 File = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
@@ -100,27 +97,8 @@ def run(
             f"unknown engine {engine_!r}.{did_you_mean(engine_, engine.ENGINES)} Known: {', '.join(engine.ENGINES)}."
         )
     resolved = configuration.resolve(preset=preset, file=config, sets=set_ or [])
-    from fedkd.preflight import check_data
-    from fedkd.rundir import RunDirectory, next_run
-
-    if name is not None and resolved.config.output:
-        raise FedkdError(f"--name {name} and output = {resolved.config.output!r} both name the run; give one of them")
-
-    if name is not None and (not name or "/" in name or name.startswith(".")):
-        raise FedkdError(f"--name must be a plain folder name, got {name!r}")
-    given = Path(resolved.config.output) if resolved.config.output else Path("runs") / name if name else None
-    resuming = resolved.config.resume
-    if given is not None and not resuming and (given / "config.toml").exists():
-        done = _finished(RunDirectory(given))
-        instead = "" if done else f", or continue it: fedkd resume {given}"
-        state = " and is finished" if done else ""
-        raise FedkdError(f"run {given.name!r} exists already{state}: choose another name{instead}")
-    check_data(resolved.config)  # before there is a directory: what cannot start leaves no name taken
-    try:
-        path = given or next_run(Path("runs"), resolved.config.preset.replace("_", "-"))
-    except OSError as error:
-        raise FedkdError(f"cannot write to runs/ here: {error.strerror}") from None
-    _execute(resolved, path.resolve(), engine_, workers, resuming=resuming)
+    path = execution.place(resolved, name)
+    execution.execute(resolved, path, _engine(engine_, workers), resuming=resolved.config.resume)
 
 
 @app.command()
@@ -129,7 +107,7 @@ def resume(
     workers: Workers = CORES,
 ) -> None:
     """Continue a run that was interrupted; the result equals that of an uninterrupted one."""
-    from fedkd.rundir import DEPLOYMENT, REPLAY, find
+    from fedkd.rundir import DEPLOYMENT, REPLAY, SERVED, find
 
     directory = find(run)
     began = directory.began()
@@ -141,14 +119,19 @@ def resume(
             f"{began['command'] or 'flwr run . SUPERLINK --stream'} -c 'resume=true'"
         )
     resolved = configuration.resolve(file=directory.config, environ={})
-    done = _finished(directory)
+    done = execution.finished(directory)
     if done >= resolved.config.rounds:
         out.print(
-            f"{_short(directory.path)} is already finished: {done} of {resolved.config.rounds} rounds", soft_wrap=True
+            f"{short(directory.path)} is already finished: {done} of {resolved.config.rounds} rounds", soft_wrap=True
         )
-        out.print(f"for more, raise rounds in {_short(directory.config)} and resume it again", soft_wrap=True)
+        out.print(f"for more, raise rounds in {short(directory.config)} and resume it again", soft_wrap=True)
         return
-    _execute(resolved, directory.path.resolve(), "inprocess", workers, resuming=True)
+    if began["engine"] == SERVED:
+        from fedkd.serve_cli import resume_served
+
+        resume_served(resolved, directory)
+        return
+    execution.execute(resolved, directory.path.resolve(), _engine("inprocess", workers), resuming=True)
 
 
 @app.command()
@@ -243,7 +226,7 @@ def replay_(
             command=engine.command_line(),
         )
     write_report(done.path)
-    scoreboard(done.summary, _short(done.path), out)
+    scoreboard(done.summary, short(done.path), out)
     if done.values:
         out.print(replay.value_table(done.values))
     for line in done.notes:
@@ -274,7 +257,7 @@ def sweep_(
 
     asked = sweep.read_sweep(file, name=name)
     sweep.check(asked)
-    usual = signal.signal(signal.SIGTERM, _terminate)
+    usual = signal.signal(signal.SIGTERM, terminate)
     try:
         with sweep.Board(asked, out) as board:
             endings = sweep.run_jobs(asked.jobs, workers=workers, watcher=board, command=engine.command_line())
@@ -345,97 +328,18 @@ def ledger_export(
     sys.stdout.write(export(folder, format_))
 
 
-def _execute(
-    resolved: configuration.Resolved, path: Path, engine_: str, workers: int, *, resuming: bool = False
-) -> None:
-    """Run in the given engine and write the report, whatever of the run there is."""
-    from fedkd.files import write_atomic
-    from fedkd.report import write_report
-    from fedkd.rundir import RunDirectory
+def _engine(name: str, workers: int) -> execution.Run:
+    """Return what runs a configuration in the engine ``name`` and returns its summary."""
 
-    settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming})
-    directory = RunDirectory(path)
-    before = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    usual = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        if not resuming:
-            write_atomic(directory.config, resolved.to_toml().encode())
-        if engine_ == "flower":
+    def run(settings: configuration.Config, path: Path) -> Any:
+        if name == "flower":
             code = engine.run_with_flower(settings, echo=lambda line: out.print(line, markup=False, soft_wrap=True))
-            if code:
-                going_on = f" Continue: fedkd resume {_short(path)}" if directory.checkpoint.exists() else ""
-                raise FedkdError(f"the Flower run failed; the log above says why.{going_on}")
-            summary = _read(directory.summary)
-        else:
-            from fedkd.screen import Screen
+            return execution.outcome(code, path)
+        from fedkd.screen import Screen
 
-            with Screen(settings, path.name, out) as screen:
-                summary = engine.run_in_process(
-                    settings, workers=workers, observe=screen, command=engine.command_line()
-                ).summary
-    except KeyboardInterrupt as interrupt:
-        done = _rounds_done(directory)
-        err.print(f"interrupted after round {done}; continue with: fedkd resume {_short(path)}", soft_wrap=True)
-        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else 130)
-    except OSError as error:
-        saved = f" What was finished is saved: fedkd resume {_short(path)}" if directory.checkpoint.exists() else ""
-        _tidy(directory, before)
-        raise FedkdError(f"cannot write {error.filename or path}: {error.strerror}.{saved}") from error
-    except Exception as error:
-        _tidy(directory, before, keep_log=isinstance(error, QuorumError))
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, usual)
-    from fedkd.screen import scoreboard
+        with Screen(settings, path.name, out) as screen:
+            return engine.run_in_process(
+                settings, workers=workers, observe=screen, command=engine.command_line()
+            ).summary
 
-    write_report(path)
-    scoreboard(summary, _short(path), out)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: as orderly an end as Ctrl-C."""
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
-
-
-def _tidy(directory: Any, before: set[str], *, keep_log: bool = False) -> None:
-    """Remove what a run wrote that never saved a round, so that its name is free; ``before`` was there already.
-
-    A traceback of a client in clients.log is worth keeping, and takes no name.
-    """
-    if directory.checkpoint.exists():
-        return
-    files = [directory.config, directory.origin, directory.metrics, directory.table, directory.path / "clients.log"]
-    for file in files[: -1 if keep_log else None]:
-        if file.name not in before:
-            file.unlink(missing_ok=True)
-    for folder in (directory.clients, directory.ballots):
-        if folder.name not in before:
-            shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # it is not there, or not empty
-        directory.path.rmdir()
-
-
-def _read(path: Path) -> Any:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _finished(directory: Any) -> int:
-    """Return how many rounds a run has that came to its end, 0 for one that did not."""
-    try:
-        ended = _read(directory.summary).get("finished") is True
-    except (OSError, ValueError, AttributeError):
-        return 0
-    return _rounds_done(directory) if ended else 0
-
-
-def _rounds_done(directory: Any) -> int:
-    return len(directory.metrics.read_text(encoding="utf-8").splitlines()) if directory.metrics.exists() else 0
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return run

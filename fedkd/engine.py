@@ -12,7 +12,7 @@ from typing import Any
 
 from fedkd.collect import Observer
 from fedkd.config import Config, mixed
-from fedkd.errors import FedkdError, QuorumError
+from fedkd.errors import QuorumError
 from fedkd.preflight import check_data, check_models
 from fedkd.protect import protection_of
 from fedkd.rundir import RunDirectory
@@ -79,24 +79,14 @@ def frameworks(config: Config) -> list[str]:
 
 def run_with_flower(config: Config, *, echo: Any) -> int:
     """Run the same apps in Flower's own simulation; return the exit code of the run."""
+    from fedkd.flower.appdir import app_directory
     from fedkd.flower.launch import run_with_flower as launch
 
     check_models(config, check_data(config))
     if config.output:
         RunDirectory(Path(config.output)).note("flower", command_line())
-
-    return launch(app_directory(), config.to_run_config(), nodes=config.clients, echo=echo)
-
-
-def app_directory() -> Path:
-    """Return the folder of the Flower App: the working directory or the checkout that fedkd was imported from."""
-    for candidate in (Path.cwd(), Path(__file__).resolve().parent.parent):
-        if (candidate / "pyproject.toml").exists() and (candidate / "server" / "app.py").exists():
-            return candidate
-    raise FedkdError(
-        "--engine flower needs the Flower App (pyproject.toml, server/, clients/), which the wheel does not carry: "
-        "run it in a checkout of fedkd"
-    )
+    with tempfile.TemporaryDirectory(prefix="fedkd-") as scratch:
+        return launch(app_directory(Path(scratch)), config.to_run_config(), nodes=config.clients, echo=echo)
 
 
 def quiet_flower() -> None:

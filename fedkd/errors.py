@@ -8,6 +8,7 @@ FedkdError
 ├── SoftLabelError    predictions are not distributions of the right shape
 ├── CodecError        bytes from elsewhere are not a frame that we can trust
 │   └── FingerprintError   both sides do not hold the same transfer set
+├── AdmissionError    a device is not let in: its code or its key is no good, or no longer
 ├── CheckpointError   a checkpoint is missing, damaged or of another run
 ├── PrivacyError      a privacy guarantee cannot be given, or a budget would be exceeded
 │   ├── BudgetExhausted    the budget does not hold what a release would cost
@@ -60,6 +61,10 @@ class CodecError(FedkdError):
 
 class FingerprintError(CodecError):
     """Both sides do not hold the same transfer set."""
+
+
+class AdmissionError(FedkdError):
+    """A device is not let in: its code or its key is no good, or no longer."""
 
 
 class CheckpointError(FedkdError):

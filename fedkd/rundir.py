@@ -18,12 +18,15 @@ from fedkd.learner import Learner
 from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
 
-DEPLOYMENT, REPLAY = "deployment", "replay"
+DEPLOYMENT, REPLAY, SERVED = "deployment", "replay", "serve"
+NETWORKED = frozenset({DEPLOYMENT, SERVED})
+"""Engines whose clients are elsewhere: nobody here has their data."""
 
 
 class RunDirectory:
     """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
-    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember.
+    ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients remember. A run that
+    was served has ``serve.json``, how and where.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +41,7 @@ class RunDirectory:
         self.student = path / "student.safetensors"
         self.summary = path / "summary.json"
         self.origin = path / "origin.json"
+        self.terms = path / "serve.json"
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""

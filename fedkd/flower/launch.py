@@ -15,18 +15,20 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedkd.errors import ExtraError, FedkdError, did_you_mean
+from fedkd.errors import ExtraError, FedkdError
+from fedkd.flower.appdir import check_keys, component_packages
 
 Echo = Callable[[str], None]
 
@@ -75,17 +77,28 @@ def run_with_flower(
                 raise
 
 
+@dataclass(frozen=True)
+class Guard:
+    """What makes a SuperLink ask who is calling: TLS files (PEM), and the secret of the one who runs ServerApps."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    secret: Path
+
+
 class Flwr:
     """The ``flwr`` command line, talking to one SuperLink. It has no Python interface that Flower calls public."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], address: str) -> None:
-        """Write the connection to ``address`` into the Flower home in ``folder``."""
+    def __init__(self, folder: Path, environment: Mapping[str, str], address: str, *, ca: Path | None = None) -> None:
+        """Write the connection to ``address`` into the Flower home in ``folder``; over TLS if ``ca`` is given."""
         self._folder, self._environment = folder, dict(environment)
         home = Path(self._environment["FLWR_HOME"])
         home.mkdir(exist_ok=True)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-            f'address = "{address}"\ninsecure = true\n',
+            f'address = "{address}"\n'
+            + ("insecure = true\n" if ca is None else f"root-certificates = {_quoted(str(ca))}\n"),
             encoding="utf-8",
         )
 
@@ -191,20 +204,32 @@ class Flwr:
 
 @contextlib.contextmanager
 def superlink(
-    folder: Path, environment: Mapping[str, str], *, simulation: bool = False, arguments: Sequence[str] = ()
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    simulation: bool = False,
+    arguments: Sequence[str] = (),
+    guard: Guard | None = None,
 ) -> Iterator[str]:
-    """Run a SuperLink without TLS on this machine, in memory; yield its ``host:port`` once it answers.
+    """Run a SuperLink on loopback, in memory unless ``arguments`` say else; yield its ``host:port`` once it answers.
 
-    ``folder`` becomes its working directory: it must hold nothing that could be imported. At the end all processes
-    that were started with this ``environment`` are ended, whoever has adopted them.
+    ``folder`` becomes its working directory: it must hold nothing that could be imported. Without a ``guard`` it has
+    no TLS and runs ServerApps itself; with one, only registered nodes may call, and who has the secret runs
+    ServerApps. At the end all processes that were started with this ``environment`` are ended, whoever adopted them.
     """
     port = free_port()
     log = folder / "superlink.log"
     mode = ["--simulation"] if simulation else []
+    if guard is None:
+        mode += ["--insecure", "--isolation", "subprocess"]
+    else:
+        mode += ["--ssl-ca-certfile", str(guard.ca), "--ssl-certfile", str(guard.certificate)]
+        mode += ["--ssl-keyfile", str(guard.key), "--enable-supernode-auth"]
+        mode += ["--isolation", "process", "--superexec-auth-secret-file", str(guard.secret)]
     with log.open("ab") as output:
         process = subprocess.Popen(
             [
-                *(command("flower-superlink"), "--insecure", *mode, "--isolation", "subprocess"),
+                *(command("flower-superlink"), *mode),
                 *("--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation", *arguments),
             ],
             cwd=folder,
@@ -215,20 +240,22 @@ def superlink(
             start_new_session=True,
         )
     try:
-        wait_until_healthy(process, port, log)
+        wait_until_healthy(process, port, log, ca=guard.ca if guard is not None else None)
         yield f"127.0.0.1:{port}"
     finally:
         end(process)
         end_all(environment)
 
 
-def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path, *, ca: Path | None = None) -> None:
     """Return when ``/health`` on ``port`` says yes; raise with the end of ``log`` if the process ends before."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback needs no proxy
+    scheme = "http" if ca is None else "https"
+    tls = [] if ca is None else [urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(ca)))]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *tls)  # loopback needs no proxy
     deadline = time.monotonic() + STARTUP
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with opener.open(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            with opener.open(f"{scheme}://127.0.0.1:{port}/health", timeout=5) as answer:
                 if answer.status == 200:
                     return
         except OSError:  # not listening yet; urllib's own errors are of this kind
@@ -302,34 +329,6 @@ def neutral_environment(folder: Path, *, without: Path | None = None) -> dict[st
     if len(str(folder)) < 40:  # Ray makes Unix sockets below, whose paths must be short
         environment["RAY_TMPDIR"] = str(folder)
     return environment
-
-
-def check_keys(app_dir: Path, run_config: Mapping[str, Any]) -> None:
-    """Raise if the app does not declare a key: Flower would refuse it too, but not say which."""
-    known = set(_flat(app_table(app_dir).get("config", {})))
-    for key in run_config:
-        if key not in known:
-            raise FedkdError(f"the app in {app_dir} has no run config key {key!r}.{did_you_mean(key, known)}")
-
-
-def component_packages(app_dir: Path) -> set[str]:
-    """Return the top-level packages of ServerApp and ClientApp, such as ``{"server", "clients"}``."""
-    return {str(reference).partition(":")[0].split(".")[0] for reference in app_table(app_dir)["components"].values()}
-
-
-def app_table(app_dir: Path) -> Any:
-    """Return ``[tool.flwr.app]`` of the app in ``app_dir``."""
-    try:
-        table = tomllib.loads((app_dir / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
-        _ = table["components"].values()
-        return table
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
-        raise FedkdError(f"no Flower App in {app_dir}: pyproject.toml with [tool.flwr.app] expected") from None
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in table.items():
-        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else (prefix + key,)
 
 
 def command(name: str) -> str:

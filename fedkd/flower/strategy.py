@@ -27,7 +27,7 @@ from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
 from fedkd.learner import Learner, set_threads
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
-from fedkd.rundir import DEPLOYMENT, RunDirectory
+from fedkd.rundir import DEPLOYMENT, NETWORKED, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 
 MALFORMED = (DecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError)
@@ -84,7 +84,7 @@ class FederatedDistillation:
         exchange.wait_for(config.clients, quorum=config.quorum, timeout=config.deadline)
         reports = loop.run(exchange)
         began = directory.began() if directory is not None else {"engine": "", "command": self.command}
-        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", DEPLOYMENT)
+        simulated = hasattr(grid, "partition_of") or began["engine"] not in ("", *NETWORKED)
         return self._finish(loop, shared, student, reports, directory, simulated, began["command"] or self.command)
 
     def _tell(self, directory: RunDirectory | None) -> Observer:

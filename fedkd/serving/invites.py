@@ -1,0 +1,252 @@
+"""Who may take part: one-time join codes, and the keys that were let in by them or by the server's owner.
+
+Codes are kept as SHA-256 only. The file may be changed by ``fedkd nodes`` while a server reads it; every reader looks
+whether it has changed, so a revocation holds from the next request on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fedkd.errors import AdmissionError, FedkdError, did_you_mean
+from fedkd.files import write_atomic
+from fedkd.serving.pki import public_pem
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LIFETIME = 3600.0
+"""Seconds that a join code is good for."""
+LONGEST = 40
+"""Letters of a node's name."""
+MOST_MEMBERS = 100_000
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Invite:
+    """A join code that is known by its hash: good until ``expires`` (Unix time) for ``seats`` devices in all."""
+
+    digest: str
+    expires: float
+    seats: int
+    used: int = 0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A device that was let in. ``node_id`` is empty until the SuperLink knows its key."""
+
+    key: str
+    name: str
+    joined: float
+    invite: str = ""
+    node_id: str = ""
+    revoked: float | None = None
+
+    @property
+    def mark(self) -> str:
+        """Twelve hexadecimal digits that name the key."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Roll:
+    """All that the file says."""
+
+    invites: tuple[Invite, ...] = ()
+    members: tuple[Member, ...] = ()
+
+
+class Registry:
+    """The file of invitations and members, shared by a server and the commands beside it."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Read ``path``, which need not exist; raise :class:`FedkdError` if it is damaged."""
+        self.path, self._clock, self._mutex = path, clock, threading.RLock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._roll, self._by_key = Roll(), dict[bytes, Member]()
+        self._refresh()
+
+    def invite(self, *, seats: int = 1, lifetime: float = LIFETIME) -> str:
+        """Return a new join code for ``seats`` devices; it is told once and kept as a hash."""
+        code = secrets.token_urlsafe(12)
+        with self._changing() as change:
+            now = self._clock()
+            kept = [invite for invite in self._roll.invites if invite.expires > now and invite.used < invite.seats]
+            change(replace(self._roll, invites=(*kept, Invite(_digest(code), now + lifetime, seats))))
+        return code
+
+    def admit(self, code: str, pem: bytes, name: str) -> Member:
+        """Return the member that ``code`` lets in with the public key ``pem``; a seat is taken.
+
+        The same key again is the same member and takes no seat, so that a device may repeat what it is not sure of.
+        Raises :class:`AdmissionError`, the same for a code that never was, is used up or too old.
+        """
+        pem = public_pem(pem)
+        digest = _digest(code)
+        with self._changing() as change:
+            known = self._by_key.get(pem)
+            found = None
+            for invite in self._roll.invites:  # all of them, always: time tells nothing
+                if hmac.compare_digest(invite.digest, digest):
+                    found = invite
+            good = found is not None and found.expires > self._clock() and found.used < found.seats
+            if known is not None and (good or hmac.compare_digest(known.invite, digest)):
+                if known.revoked is not None:
+                    raise AdmissionError("this device's key was revoked; ask the server's owner")
+                return known
+            if not good or found is None:
+                raise AdmissionError("the join code is unknown, used or expired; ask for a new one")
+            taken = tuple(replace(i, used=i.used + 1) if i is found else i for i in self._roll.invites)
+            member = Member(pem.decode(), self._free_name(name), self._clock(), digest)
+            change(Roll(taken, (*self._roll.members, member)))
+            return member
+
+    def add(self, pem: bytes, name: str) -> Member:
+        """Let in a key without a code, as the server's owner may; a revoked key stays revoked."""
+        pem = public_pem(pem)
+        with self._changing() as change:
+            known = self._by_key.get(pem)
+            if known is not None:
+                state = "was revoked" if known.revoked is not None else "is registered already"
+                raise FedkdError(f"this key {state}, as {known.name!r}")
+            member = Member(pem.decode(), self._free_name(name), self._clock())
+            change(replace(self._roll, members=(*self._roll.members, member)))
+            return member
+
+    def settle(self, key: str, node_id: str) -> Member:
+        """Note the ``node_id`` that the SuperLink gave to the member with ``key``."""
+        return self._replace(key, lambda member: replace(member, node_id=node_id))
+
+    def withdraw(self, key: str) -> None:
+        """Undo an admission that came to nothing: the seat is free again."""
+        with self._changing() as change:
+            gone = self._by_key.get(key.encode())
+            if gone is None or gone.node_id or gone.revoked is not None:
+                return
+            invites = tuple(
+                replace(i, used=max(0, i.used - 1)) if i.digest == gone.invite else i for i in self._roll.invites
+            )
+            change(Roll(invites, tuple(member for member in self._roll.members if member is not gone)))
+
+    def revoke(self, who: str) -> Member:
+        """Revoke the member with this name, node id or mark; raise :class:`FedkdError` with the nearest match."""
+        self._refresh()
+        found = [member for member in self._roll.members if who in (member.name, member.node_id, member.mark)]
+        if not found or not who:
+            known = [member.name for member in self._roll.members]
+            raise FedkdError(f"no node {who!r}.{did_you_mean(who, known)} See: fedkd nodes list")
+        return self._replace(found[0].key, lambda member: replace(member, revoked=member.revoked or self._clock()))
+
+    def member(self, key: bytes) -> Member | None:
+        """Return who has the public key ``key`` (PEM, byte for byte), revoked or not."""
+        self._refresh()
+        return self._by_key.get(key)
+
+    def members(self) -> tuple[Member, ...]:
+        """Return all members, revoked ones too, in the order in which they came."""
+        self._refresh()
+        return self._roll.members
+
+    def seats_left(self) -> int:
+        """Return how many more devices the codes that are still good let in."""
+        self._refresh()
+        now = self._clock()
+        return sum(max(0, invite.seats - invite.used) for invite in self._roll.invites if invite.expires > now)
+
+    def _replace(self, key: str, how: Callable[[Member], Member]) -> Member:
+        with self._changing() as change:
+            old = self._by_key.get(key.encode())
+            if old is None:
+                raise FedkdError("this key is not registered here")
+            new = how(old)
+            change(replace(self._roll, members=tuple(new if m is old else m for m in self._roll.members)))
+            return new
+
+    def _free_name(self, name: str) -> str:
+        plain = "".join(letter for letter in name if letter.isprintable()).strip()[:LONGEST] or "node"
+        taken, number = {member.name for member in self._roll.members}, 2
+        if len(taken) >= MOST_MEMBERS:
+            raise AdmissionError(f"this server has {MOST_MEMBERS} nodes, more than it takes")
+        free = plain
+        while free in taken:
+            free, number = f"{plain[: LONGEST - 7]}-{number}", number + 1
+        return free
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Callable[[Roll], None]]:
+        """Hold the file for oneself; what is changed is written before it is believed."""
+
+        def change(roll: Roll) -> None:
+            content = {"format": FORMAT, **asdict(roll)}
+            write_atomic(self.path, json.dumps(content, indent=1).encode(), secret=True)
+            self._stamp = _stamp(self.path)
+            self._take(roll)
+
+        try:
+            with self._mutex, _locked(self.path):
+                self._refresh()
+                yield change
+        except OSError as error:
+            raise FedkdError(f"cannot write {error.filename or self.path}: {error.strerror}") from None
+
+    def _refresh(self) -> None:
+        with self._mutex:
+            stamp = _stamp(self.path)
+            if stamp != self._stamp:
+                self._take(_read(self.path) if stamp is not None else Roll())
+                self._stamp = stamp
+
+    def _take(self, roll: Roll) -> None:
+        self._roll, self._by_key = roll, {member.key.encode(): member for member in roll.members}
+
+
+def _digest(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs between two versions of a file: each is another inode, since files are replaced."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _read(path: Path) -> Roll:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise FedkdError(f"{path} has format {content['format']}, this fedkd reads {FORMAT}")
+        invites = tuple(Invite(**invite) for invite in content["invites"])
+        return Roll(invites, tuple(Member(**member) for member in content["members"]))
+    except OSError as error:
+        raise FedkdError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FedkdError(f"{path} is damaged: {error}") from None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if fcntl is not None:  # without it: one process at a time, please
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

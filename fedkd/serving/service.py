@@ -1,0 +1,290 @@
+"""A run for devices elsewhere: certificates, SuperLink, front and ServerApp started, watched, and ended together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import math
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import safetensors.numpy
+import uvicorn
+
+import fedkd
+from fedkd.config import Config
+from fedkd.errors import FedkdError, QuorumError
+from fedkd.federation import Federation
+from fedkd.flower.appdir import app_directory
+from fedkd.frames import VERSION
+from fedkd.preflight import check_data
+from fedkd.serving import pki as certificates
+from fedkd.serving.center import Center, center
+from fedkd.serving.front import Offer, front
+from fedkd.serving.gate import Gate, snapshot
+from fedkd.serving.home import Home, Terms, held, invitation, listening, write_live
+from fedkd.serving.invites import Registry
+from fedkd.serving.limits import Patience, impatient
+from fedkd.serving.pki import Pki
+
+log = logging.getLogger("fedkd.serving")
+
+LOOK = 1.0
+"""Seconds between two looks at members and processes."""
+KEEP_ALIVE = 65
+"""Seconds that a silent connection stays open: phones ask every 30 s at the slowest."""
+UPSTREAM_KEEP_ALIVE = 4.0
+"""The SuperLink closes its connections after 5 s; we do before, or a call could be lost."""
+CONNECTIONS = 2048
+
+
+class Board(Protocol):
+    """Where it is shown what goes on."""
+
+    def line(self, text: str) -> None:
+        """Show one line of what happened."""
+
+    def invite(self, url: str) -> None:
+        """Show how to join."""
+
+    def nodes(self, rows: list[dict[str, object]]) -> None:
+        """Show the nodes, as they are now."""
+
+
+def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
+    """Serve one run and return its exit code: 0 if it completed, 130 if it was stopped, else 1.
+
+    Raises :class:`FedkdError` for whatever is wrong before it starts: the home is in use or read-only, certificates are
+    missing, expired or for other names, the port is taken, too few nodes come.
+    """
+    home = Home(Path(terms.home).expanduser().resolve())
+    terms = terms.reachable()
+    with held(home) as registry, tempfile.TemporaryDirectory(prefix="fedkd-") as scratch:
+        pki = certificates_of(home, terms, board)
+        app_dir = app_directory(Path(scratch))
+        shared = check_data(config)
+        with listening(terms.host, terms.port) as listener:
+            terms = replace(terms, port=listener.getsockname()[1], home=str(home.folder))
+            terms.write(home.terms)
+            offer = offer_of(config, path.name, shared, pki, demo=terms.demo)
+            board.line(f"starting Flower's SuperLink; logs in {home.flower}")
+            with (
+                logged(home),
+                center(home.flower, pki, database=terms.database, app_dir=app_dir) as behind,
+                front_of(offer, registry, behind, listener) as gate,
+                Warden(home, registry, gate, behind, board),
+            ):
+                board.invite(invitation(registry, terms, offer.ca, seats=terms.seats or config.clients))
+                await_nodes(registry, gate, config, terms.wait, board)
+                run = behind.link.submit(app_dir, config.to_run_config())
+                board.line(f"Flower run {run} starts")
+                try:
+                    return behind.link.follow(run, board.line)
+                except BaseException:
+                    behind.link.stop(run)
+                    raise
+
+
+def certificates_of(home: Home, terms: Terms, board: Board) -> Pki:
+    """Return the certificates of a server, made anew if there are none at all."""
+    if not home.pki.exists():
+        certificates.init(home.pki, [terms.advertise])
+        board.line(f"made a certificate authority and a certificate for {terms.advertise} in {home.pki}")
+    found = certificates.find(home.pki, host=terms.advertise)
+    certificates.find(home.pki, host="127.0.0.1")  # the SuperLink's address
+    for warning in certificates.warnings(found):
+        board.line(warning)
+    return found
+
+
+def offer_of(config: Config, name: str, shared: Federation, pki: Pki, *, demo: bool) -> Offer:
+    """Return what everybody may know of a run, and with ``demo`` the shares of its simulated private data."""
+    about = {
+        "fedkd": fedkd.__version__,
+        "wire": VERSION,
+        "name": name,
+        "classes": shared.dataset.classes,
+        "class_names": list(shared.dataset.class_names) or None,
+        "shape": list(shared.transfer.inputs.shape[1:]),
+        "rows": len(shared.transfer),
+        "fingerprint": shared.transfer.fingerprint,
+        "config": {**config.to_run_config(), "output": ""},  # where it is written here is nobody's business
+        "shards": config.clients if demo else 0,
+    }
+
+    def shard(k: int) -> bytes:
+        x, y = shared.private(k)
+        return safetensors.numpy.save({"x": x, "y": y.astype("int64")})
+
+    return Offer(
+        about,
+        pki.ca.read_bytes(),
+        safetensors.numpy.save({"x": shared.transfer.inputs}),
+        shared.transfer.fingerprint,
+        config.clients if demo else 0,
+        shard,
+    )
+
+
+def upstream_to(address: str, ca: Path | None) -> httpx.AsyncClient:
+    """Return the connections to a SuperLink, verified by ``ca``; plain HTTP if that is None."""
+    scheme = "http" if ca is None else "https"
+    return httpx.AsyncClient(
+        base_url=f"{scheme}://{address}",
+        verify=certificates.trusting(ca) if ca is not None else False,
+        timeout=httpx.Timeout(60.0, connect=5.0),
+        limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=UPSTREAM_KEEP_ALIVE),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+@contextlib.contextmanager
+def front_of(offer: Offer, registry: Registry, behind: Center, listener: socket.socket) -> Iterator[Gate]:
+    """Answer on ``listener`` over TLS, in a thread of its own, until the end of the block."""
+    gate = Gate(registry, upstream_to(behind.address, behind.pki.ca))
+    app = front(offer, gate, behind.control.register)
+    settings = uvicorn.Config(
+        app,
+        ssl_certfile=str(behind.pki.certificate),
+        ssl_keyfile=str(behind.pki.key),
+        http=impatient(Patience()),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=CONNECTIONS,
+    )
+    server, failure = uvicorn.Server(settings), list[BaseException]()
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        except BaseException as error:  # told below, by the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="front", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(timeout=0.05)
+            if not thread.is_alive():
+                raise FedkdError(f"the front did not start: {failure[0] if failure else 'see gate.log'}")
+        yield gate
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+class Warden:
+    """Keeps members, SuperLink and processes in step while a run is served. Use as a context manager.
+
+    Keys that the owner added are registered, revoked ones unregistered, so that nobody waits for them; a SuperExec
+    that died is started again.
+    """
+
+    def __init__(self, home: Home, registry: Registry, gate: Gate, behind: Center, board: Board) -> None:
+        """Watch nothing yet."""
+        self._home, self._registry, self._gate, self._behind, self._board = home, registry, gate, behind, board
+        self._ended, self._thread = threading.Event(), threading.Thread(target=self._watch, name="warden", daemon=True)
+        self._gone: set[str] = set()
+        self._states: dict[str, object] = {}
+
+    def __enter__(self) -> Warden:
+        known = self._behind.control.nodes()
+        for member in self._registry.members():
+            node_id = known.get(member.key.encode())
+            if member.revoked is None and member.node_id != node_id:  # with a new database all are unknown
+                fresh = node_id or self._behind.control.register(member.key.encode(), member.name)
+                self._registry.settle(member.key, fresh)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=10)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK):
+            try:
+                self.look()
+            except FedkdError as error:  # the SuperLink is busy, or going; look again
+                log.warning("%s", error)
+            except Exception:
+                log.exception("the warden failed")
+
+    def look(self) -> None:
+        """Look once at everything."""
+        if self._behind.executor.keep():
+            log.warning("SuperExec had ended and was started again")
+        for member in self._registry.members():
+            if member.revoked is not None and member.node_id and member.mark not in self._gone:
+                self._behind.control.unregister(member.node_id)
+                self._gone.add(member.mark)
+                self._board.line(f"{member.name} was revoked")
+            elif member.revoked is None and not member.node_id:
+                node_id = self._behind.control.register(member.key.encode(), member.name)
+                self._registry.settle(member.key, node_id)
+                self._board.line(f"{member.name} is registered as node {node_id}")
+        rows = snapshot(self._registry, self._gate.traffic, now=time.time())
+        for row in rows:
+            mark, state = str(row["key"]), row["state"]
+            if state in ("here", "silent") and self._states.get(mark) != state:
+                self._board.line(f"{row['name']} is {state}")
+            self._states[mark] = state
+        self._board.nodes(rows)
+        write_live(self._home, self._registry, self._gate)
+
+
+def await_nodes(registry: Registry, gate: Gate, config: Config, wait: float, board: Board) -> None:
+    """Return when ``config.clients`` nodes are here, or after ``wait`` seconds if they are a quorum."""
+
+    def here() -> int:
+        return sum(row["state"] == "here" for row in snapshot(registry, gate.traffic, now=time.time()))
+
+    end, need = time.monotonic() + wait, max(1, math.ceil(config.quorum * config.clients))
+    board.line(f"waiting for {config.clients} node{'s' if config.clients > 1 else ''} (clients = {config.clients})")
+    while (present := here()) < config.clients:
+        if time.monotonic() > end:
+            if present >= need:
+                board.line(
+                    f"{present} of {config.clients} nodes are here after {wait:g} s: a quorum, so the run starts"
+                )
+                return
+            raise QuorumError(
+                f"{present} of {config.clients} nodes came within {wait:g} s, {need} are needed (quorum = "
+                f"{config.quorum:g}); give --wait more seconds, or set clients"
+            )
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def logged(home: Home) -> Iterator[None]:
+    """Send what front and server have to say to ``gate.log``, which never grows beyond 10 MB."""
+    handler = logging.handlers.RotatingFileHandler(home.log, maxBytes=5_000_000, backupCount=1, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    found = {name: logging.getLogger(name) for name in ("fedkd.serving", "uvicorn", "asyncio")}
+    before = {name: (logger.level, logger.propagate) for name, logger in found.items()}
+    for name, logger in found.items():
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if name == "fedkd.serving" else logging.WARNING)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for name, logger in found.items():
+            logger.removeHandler(handler)
+            logger.level, logger.propagate = before[name]
+        handler.close()
