@@ -68,11 +68,6 @@ export function encodeRelease(ballot: Ballot, event: Event, query: Query, client
   return write({ ...header, fingerprint: sha }, body.raw(pack(ballot.p, ballot.encoding, classes)).done());
 }
 
-/** Return the round that a frame is about, without believing anything else of it. */
-export function roundOf(frame: Uint8Array): number {
-  return read(frame, QUERY)[0].round;
-}
-
 function packEvent(event: Event): Uint8Array {
   if (event.kind !== "sampled_gaussian") return Uint8Array.of(event.kind === "no_op" ? 1 : 0);
   return new Writer().byte(3).float64(event.rate).float64(event.noise).float64(event.count).float64(0).done();

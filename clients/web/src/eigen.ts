@@ -76,7 +76,8 @@ function dot(a: Float64Array, b: Float64Array): number {
 function times(matrix: Float64Array, n: number, v: Float64Array): Float64Array {
   const out = new Float64Array(n);
   for (let i = 0; i < n; i++) {
-    let [s0, s1] = [0, 0];
+    let s0 = 0;
+    let s1 = 0;
     const row = i * n;
     for (let j = 0; j + 1 < n; j += 2) {
       s0 += matrix[row + j]! * v[j]!;

@@ -43,7 +43,8 @@ class Dense implements Layer {
     this.input = input;
     const bias = at + inputs * out.length;
     for (let o = 0; o < out.length; o++) {
-      let [s0, s1] = [theta[bias + o]!, 0];
+      let s0 = theta[bias + o]!;
+      let s1 = 0;
       let w = at + o * inputs;
       let i = 0;
       for (; i + 1 < inputs; i += 2, w += 2) {
@@ -79,9 +80,9 @@ class Convolution implements Layer {
   readonly weights: number;
   readonly fan: number;
   readonly out: Floats;
-  private readonly padded: Floats;
-  private readonly back: Floats;
-  private readonly plane: Floats;
+  private readonly padded: Float64Array;
+  private readonly back: Float64Array;
+  private readonly plane: Float64Array;
   private readonly winner: Int32Array;
   private readonly place: Int32Array;
   private readonly slope: Float64Array;
@@ -97,9 +98,9 @@ class Convolution implements Layer {
     this.fan = 9 * inputs;
     const pooled = (height >> 1) * (width >> 1);
     this.out = new alloc(outputs * pooled);
-    this.padded = new alloc(inputs * (height + 2) * (width + 2));
-    this.back = new alloc(this.padded.length);
-    this.plane = new alloc(4 * pooled);
+    this.padded = new Float64Array(inputs * (height + 2) * (width + 2));
+    this.back = new Float64Array(this.padded.length);
+    this.plane = new Float64Array(4 * pooled);
     this.winner = new Int32Array(outputs * pooled);
     this.place = new Int32Array(pooled);
     this.slope = new Float64Array(pooled);
@@ -107,7 +108,9 @@ class Convolution implements Layer {
 
   forward(theta: Floats, at: number, input: Floats): void {
     const { inputs, height, width, outputs, padded, plane } = this;
-    const [rows, columns, stride] = [(height >> 1) * 2, (width >> 1) * 2, width + 2];
+    const rows = (height >> 1) * 2;
+    const columns = (width >> 1) * 2;
+    const stride = width + 2;
     for (let c = 0; c < inputs; c++) {
       for (let y = 0; y < height; y++) {
         const to = (c * (height + 2) + y + 1) * stride + 1;
@@ -119,16 +122,26 @@ class Convolution implements Layer {
       plane.fill(theta[at + 9 * inputs * outputs + o]!);
       for (let c = 0; c < inputs; c++) {
         const w = at + (o * inputs + c) * 9;
-        const [w0, w1, w2, w3, w4] = [theta[w]!, theta[w + 1]!, theta[w + 2]!, theta[w + 3]!, theta[w + 4]!];
-        const [w5, w6, w7, w8] = [theta[w + 5]!, theta[w + 6]!, theta[w + 7]!, theta[w + 8]!];
+        const w0 = theta[w]!;
+        const w1 = theta[w + 1]!;
+        const w2 = theta[w + 2]!;
+        const w3 = theta[w + 3]!;
+        const w4 = theta[w + 4]!;
+        const w5 = theta[w + 5]!;
+        const w6 = theta[w + 6]!;
+        const w7 = theta[w + 7]!;
+        const w8 = theta[w + 8]!;
         for (let y = 0; y < rows; y++) {
-          let a = (c * (height + 2) + y) * stride;
-          let [b, d] = [a + stride, a + 2 * stride];
+          let a = (c * (height + 2) + y) * stride + 2;
+          let b = a + stride;
+          let d = b + stride;
           // The window slides: of nine values six are known from the place before.
-          let [a0, a1, b0, b1, d0, d1] = [padded[a]!, padded[a + 1]!, padded[b]!, padded[b + 1]!, padded[d]!, padded[d + 1]!];
-          a += 2;
-          b += 2;
-          d += 2;
+          let a0 = padded[a - 2]!;
+          let a1 = padded[a - 1]!;
+          let b0 = padded[b - 2]!;
+          let b1 = padded[b - 1]!;
+          let d0 = padded[d - 2]!;
+          let d1 = padded[d - 1]!;
           for (let to = y * columns, end = to + columns; to < end; to++, a++, b++, d++) {
             const a2 = padded[a]!;
             const b2 = padded[b]!;
@@ -153,10 +166,12 @@ class Convolution implements Layer {
     for (let y = 0; y < rows; y++) {
       for (let x = 0; x < columns; x++) {
         const at = 4 * y * columns + 2 * x;
-        let [best, most] = [at, plane[at]!];
-        if (plane[at + 1]! > most) [best, most] = [at + 1, plane[at + 1]!];
-        if (plane[at + 2 * columns]! > most) [best, most] = [at + 2 * columns, plane[at + 2 * columns]!];
-        if (plane[at + 2 * columns + 1]! > most) [best, most] = [at + 2 * columns + 1, plane[at + 2 * columns + 1]!];
+        const under = at + 2 * columns;
+        let best = at;
+        if (plane[at + 1]! > plane[best]!) best = at + 1;
+        if (plane[under]! > plane[best]!) best = under;
+        if (plane[under + 1]! > plane[best]!) best = under + 1;
+        const most = plane[best]!;
         const to = (o * rows + y) * columns + x;
         this.out[to] = most > 0 ? most : 0;
         const down = Math.floor(best / (2 * columns));
@@ -184,7 +199,15 @@ class Convolution implements Layer {
       for (let c = 0; c < inputs; c++) {
         const w = at + (o * inputs + c) * 9;
         const start = c * (height + 2) * stride;
-        let [g0, g1, g2, g3, g4, g5, g6, g7, g8] = [0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let g0 = 0;
+        let g1 = 0;
+        let g2 = 0;
+        let g3 = 0;
+        let g4 = 0;
+        let g5 = 0;
+        let g6 = 0;
+        let g7 = 0;
+        let g8 = 0;
         for (let i = 0; i < live; i++) {
           const d = slope[i]!;
           const a = start + place[i]!;
@@ -210,8 +233,15 @@ class Convolution implements Layer {
         gradient[w + 7]! += g7;
         gradient[w + 8]! += g8;
         if (!dinput) continue;
-        const [w0, w1, w2, w3, w4] = [theta[w]!, theta[w + 1]!, theta[w + 2]!, theta[w + 3]!, theta[w + 4]!];
-        const [w5, w6, w7, w8] = [theta[w + 5]!, theta[w + 6]!, theta[w + 7]!, theta[w + 8]!];
+        const w0 = theta[w]!;
+        const w1 = theta[w + 1]!;
+        const w2 = theta[w + 2]!;
+        const w3 = theta[w + 3]!;
+        const w4 = theta[w + 4]!;
+        const w5 = theta[w + 5]!;
+        const w6 = theta[w + 6]!;
+        const w7 = theta[w + 7]!;
+        const w8 = theta[w + 8]!;
         for (let i = 0; i < live; i++) {
           const d = slope[i]!;
           const a = start + place[i]!;

@@ -47,13 +47,26 @@ export function pick(rows: Rows, numbers: ArrayLike<number>): Rows {
 
 /** Return the space of a transfer set: the `dimensions` leading principal components of its shapes. */
 export async function spaceOf(transfer: Inputs, dimensions: number, pace: Pace = {}): Promise<Space> {
+  const components = await componentsOf(transfer, dimensions, pace);
+  const project = (inputs: Inputs, pace: Pace = {}) => projected(components, inputs, pace);
+  return { public: await project(transfer, pace), project };
+}
+
+/** Principal components of features: their mean, directions of length 1, and the variance along each, descending. */
+export interface Components {
+  features: Features;
+  center: Float32Array;
+  directions: Float32Array[];
+  variances: number[];
+}
+
+/** Return the `dimensions` leading components of a transfer set's shapes; of wide ones from at most 2000 rows. */
+export async function componentsOf(transfer: Inputs, dimensions: number, pace: Pace = {}): Promise<Components> {
   const features = featuresOf(transfer.shape);
   const step = features.width > WIDE ? Math.ceil(transfer.rows / 2000) : 1;
   const taken = Int32Array.from({ length: Math.ceil(transfer.rows / step) }, (_, i) => i * step);
   const center = await mean(features, transfer, taken);
-  const basis = await principal(features, transfer, taken, center, dimensions, pace);
-  const project = (inputs: Inputs, pace: Pace = {}) => projected(features, inputs, center, basis, pace);
-  return { public: await project(transfer, pace), project };
+  return { features, center, ...(await principal(features, transfer, taken, center, dimensions, pace)) };
 }
 
 async function mean(features: Features, transfer: Inputs, taken: Int32Array): Promise<Float32Array> {
@@ -66,7 +79,7 @@ async function mean(features: Features, transfer: Inputs, taken: Int32Array): Pr
   return Float32Array.from(sum, (value) => value / taken.length);
 }
 
-/** Return the leading directions, a row each, of the taken rows about `center`. */
+/** Return the leading directions of the taken rows about `center`. */
 async function principal(
   features: Features,
   transfer: Inputs,
@@ -74,7 +87,7 @@ async function principal(
   center: Float32Array,
   dimensions: number,
   pace: Pace,
-): Promise<Float32Array[]> {
+): Promise<{ directions: Float32Array[]; variances: number[] }> {
   const [n, d] = [taken.length, features.width];
   const rest = pacer(pace, "looking at the public images");
   const about = new Float32Array(n * d);
@@ -88,8 +101,9 @@ async function principal(
   const matrix = tall ? await scatter(about, n, d, rest) : await gram(about, n, d, rest);
   const { values, vectors } = await leading(matrix, Math.min(n, d), dimensions, rest);
   const kept = vectors.filter((_, k) => values[k]! > 1e-9 * values[0]!);
-  if (tall) return kept.map((vector) => Float32Array.from(vector));
-  return kept.map((mix, k) => {
+  const variances = Array.from(values.slice(0, kept.length), (value) => value / n);
+  if (tall) return { directions: kept.map((vector) => Float32Array.from(vector)), variances };
+  const directions = kept.map((mix, k) => {
     const direction = new Float64Array(d);
     for (let i = 0; i < n; i++) {
       const share = mix[i]! / Math.sqrt(values[k]!);
@@ -97,6 +111,7 @@ async function principal(
     }
     return Float32Array.from(direction);
   });
+  return { directions, variances };
 }
 
 type Rest = (share: number) => Promise<void>;
@@ -123,7 +138,8 @@ async function gram(about: Float32Array, n: number, d: number, rest: Rest): Prom
   const out = new Float64Array(n * n);
   for (let i = 0; i < n; i++) {
     for (let j = 0; j <= i; j++) {
-      let [s0, s1] = [0, 0];
+      let s0 = 0;
+    let s1 = 0;
       for (let k = 0, a = i * d, b = j * d; k + 1 < d; k += 2, a += 2, b += 2) {
         s0 += about[a]! * about[b]!;
         s1 += about[a + 1]! * about[b + 1]!;
@@ -136,14 +152,10 @@ async function gram(about: Float32Array, n: number, d: number, rest: Rest): Prom
   return out;
 }
 
-async function projected(
-  features: Features,
-  inputs: Inputs,
-  center: Float32Array,
-  basis: Float32Array[],
-  pace: Pace,
-): Promise<Rows> {
-  const [d, columns] = [features.width, basis.length];
+/** Return inputs as rows of their coordinates along the directions. */
+export async function projected(components: Components, inputs: Inputs, pace: Pace = {}): Promise<Rows> {
+  const { features, center, directions } = components;
+  const [d, columns] = [features.width, directions.length];
   const data = new Float32Array(inputs.rows * columns);
   const part = new Float32Array(Math.min(CHUNK, inputs.rows) * d);
   const rest = pacer(pace, "finding where the images lie");
@@ -153,7 +165,7 @@ async function projected(
     for (let i = 0; i < to - from; i++) {
       for (let j = 0; j < d; j++) part[i * d + j]! -= center[j]!;
       for (let k = 0; k < columns; k++) {
-        const direction = basis[k]!;
+        const direction = directions[k]!;
         let sum = 0;
         for (let j = 0, at = i * d; j < d; j++, at++) sum += part[at]! * direction[j]!;
         data[(from + i) * columns + k] = sum;

@@ -6,6 +6,97 @@ var Cancelled = class extends Error {
   name = "Cancelled";
 };
 
+// src/accountant.ts
+var span = (from, to, step) => Array.from({ length: Math.ceil((to - from) / step) }, (_, i) => from + i * step);
+var ORDERS = [
+  1.25,
+  ...span(13, 110, 1).map((a) => a / 10),
+  ...span(11, 64, 1),
+  ...span(64, 520, 8)
+];
+var LOG_FACTORIAL = span(0, 513, 1).reduce((sums, n) => [...sums, (sums[n - 1] ?? 0) + Math.log(n || 1)], []);
+function rdp(event) {
+  if (event.kind === "no_op") return new Float64Array(ORDERS.length);
+  if (event.kind === "non_private" || !sound(event)) return new Float64Array(ORDERS.length).fill(Infinity);
+  const { rate, noise, count: count2 } = event;
+  return Float64Array.from(ORDERS, (alpha) => count2 * poisson(rate, noise, alpha));
+}
+function total(events) {
+  const sum = new Float64Array(ORDERS.length);
+  for (const event of events) rdp(event).forEach((cost, a) => sum[a] += cost);
+  return sum;
+}
+function epsilonOf(cost, delta) {
+  const least = Math.min(...cost);
+  if (least === 0 || delta >= Math.sqrt(-Math.expm1(-least))) return 0;
+  return Math.max(0, Math.min(...cost.map((value, a) => value + surcharge(delta, a))));
+}
+function fits(epsilon, delta, before, next) {
+  if (next.kind === "no_op") return true;
+  const events = [...before, next].filter((event) => event.kind !== "no_op");
+  if (events.some((event) => event.kind === "non_private")) return false;
+  const first = rdp(events[0]);
+  let [order, most] = [0, -Infinity];
+  first.forEach((cost, a) => {
+    const room = epsilon - surcharge(delta, a);
+    const times2 = room > 0 ? room / cost : -Infinity;
+    if (times2 > most) [order, most] = [a, times2];
+  });
+  return total(events)[order] <= epsilon - surcharge(delta, order) + 1e-9 * epsilon;
+}
+function calibrated(epsilon, delta, rate, count2) {
+  const enough = (noise) => {
+    return epsilonOf(rdp({ kind: "sampled_gaussian", rate, noise, count: count2 }), delta) <= epsilon;
+  };
+  let [low, high] = [0.01, 1];
+  while (!enough(high)) {
+    [low, high] = [high, 4 * high];
+    if (high > 1e7) throw new Refusal(`no noise makes ${count2} steps private enough for epsilon = ${epsilon}`);
+  }
+  while (high / low > 1 + 1e-5) {
+    const middle = Math.sqrt(low * high);
+    if (enough(middle)) high = middle;
+    else low = middle;
+  }
+  return high * 1.0002;
+}
+function sound({ rate, noise, count: count2 }) {
+  return rate >= 0 && rate <= 1 && noise >= 0 && noise < Infinity && Number.isInteger(count2) && count2 >= 1;
+}
+function poisson(q, z, alpha) {
+  if (q === 0) return 0;
+  const plain = z > 0 ? alpha / (2 * z * z) : Infinity;
+  const whole = Number.isInteger(alpha);
+  if (q === 1 || z < 0.02 || !whole && z < 0.2) return plain;
+  const [out, into] = [Math.log1p(-q), Math.log(q)];
+  let sum = -Infinity;
+  if (whole) {
+    for (let k = 0; k <= alpha; k++) {
+      const choose = LOG_FACTORIAL[alpha] - LOG_FACTORIAL[k] - LOG_FACTORIAL[alpha - k];
+      sum = logAdd(sum, choose + (alpha - k) * out + k * into + (k * k - k) / (2 * z * z));
+    }
+  } else {
+    const step = Math.min(z, z * z) / 8;
+    let mass = 0;
+    const top = alpha * alpha / (2 * z * z);
+    for (let x = -14 * z; x < alpha + 14 * z + step; x += step) {
+      const ratio = alpha * logAdd(out, into + (2 * x - 1) / (2 * z * z));
+      mass += Math.exp(ratio - x * x / (2 * z * z) - top);
+    }
+    if (!(mass > 0)) return plain;
+    sum = Math.log(mass * step / (z * Math.sqrt(2 * Math.PI))) + top;
+  }
+  return Math.min(Math.max(0, sum) / (alpha - 1), plain);
+}
+function surcharge(delta, a) {
+  const alpha = ORDERS[a];
+  return Math.log1p(-1 / alpha) - (Math.log(delta) + Math.log(alpha)) / (alpha - 1);
+}
+function logAdd(a, b) {
+  const most = Math.max(a, b);
+  return most === -Infinity ? most : most + Math.log1p(Math.exp(Math.min(a, b) - most));
+}
+
 // src/frames.ts
 var VERSION = 2;
 var QUERY = 1;
@@ -129,8 +220,8 @@ function read(frame, kind) {
 }
 function check(header) {
   const { classes, rows, round, base } = header;
-  const sound = classes >= 1 && classes <= MAX_CLASSES && rows >= 0 && rows <= MAX_ROWS && rows * classes <= MAX_CELLS && round >= 1 && round < 2 ** 32 && base > 0 === (header.flags & FLAGS.delta) > 0 && base < round && header.client >= 0n && header.client < 1n << 64n;
-  if (!sound) throw new Refusal(`impossible frame: ${classes} classes, ${rows} rows, round ${round}`);
+  const sound2 = classes >= 1 && classes <= MAX_CLASSES && rows >= 0 && rows <= MAX_ROWS && rows * classes <= MAX_CELLS && round >= 1 && round < 2 ** 32 && base > 0 === (header.flags & FLAGS.delta) > 0 && base < round && header.client >= 0n && header.client < 1n << 64n;
+  if (!sound2) throw new Refusal(`impossible frame: ${classes} classes, ${rows} rows, round ${round}`);
 }
 var TABLE = Int32Array.from({ length: 256 }, (_, n) => {
   let c = n;
@@ -219,8 +310,8 @@ var Stream = class {
   c;
   counter = 1;
   /** Equal names give equal draws. */
-  constructor(...name) {
-    [this.a, this.b, this.c] = mixed(JSON.stringify(name.map(String)));
+  constructor(...name2) {
+    [this.a, this.b, this.c] = mixed(JSON.stringify(name2.map(String)));
     for (let i = 0; i < 15; i++) this.word();
   }
   /** The next 32 bits. */
@@ -292,11 +383,11 @@ function pcg64(seed) {
 }
 function seedSequence(seed) {
   let constant = 1135663077;
-  const hashed = (given) => {
-    const value = given ^ constant;
+  const hashed = (given2) => {
+    const value = given2 ^ constant;
     constant = Math.imul(constant, 2468251765);
-    const product = Math.imul(value, constant);
-    return product ^ product >>> 16;
+    const product2 = Math.imul(value, constant);
+    return product2 ^ product2 >>> 16;
   };
   const mix = (x, y) => {
     const result = Math.imul(x, 3389127133) - Math.imul(y, 1232336661);
@@ -312,8 +403,8 @@ function seedSequence(seed) {
   const words = Array.from({ length: 8 }, (_, i) => {
     const value = pool[i % 4] ^ other;
     other = Math.imul(other, 1492356589);
-    const product = Math.imul(value, other);
-    return BigInt((product ^ product >>> 16) >>> 0);
+    const product2 = Math.imul(value, other);
+    return BigInt((product2 ^ product2 >>> 16) >>> 0);
   });
   return [0, 2, 4, 6].map((i) => words[i] | words[i + 1] << 32n);
 }
@@ -330,17 +421,17 @@ function mixed(text) {
 // src/symbols.ts
 var GRIDS = Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8].map((bits) => [`grid${bits}`, 16 + bits]));
 var CODES = { float32: 0, float16: 1, label: 2, ...GRIDS };
-var NAMES = new Map(Object.entries(CODES).map(([name, code]) => [code, name]));
+var NAMES = new Map(Object.entries(CODES).map(([name2, code]) => [code, name2]));
 var STEPS = { 1: 32, 2: 32, 3: 16, 4: 8, 5: 8, 6: 4, 7: 2, 8: 1 };
 var EIGHTHS = Array.from({ length: 8 }, (_, i) => Math.sqrt(Math.sqrt(Math.sqrt(2 ** i))));
 var [LEAST, MOST] = [-1008, 1016];
 var NO_DISTRIBUTIONS = "soft labels are not distributions: NaN, a negative entry or a sum that is not 1";
 function nameOf(code) {
-  const name = NAMES.get(code);
-  if (name === void 0) {
+  const name2 = NAMES.get(code);
+  if (name2 === void 0) {
     throw new Refusal(`feedback in encoding ${code} cannot be read on a phone; set broadcast = 'float16'`);
   }
-  return name;
+  return name2;
 }
 function labelBits(classes) {
   return Math.max(1, 32 - Math.clz32(classes - 1));
@@ -455,7 +546,7 @@ function decodeQuery(frame, fingerprint, size, classes) {
   const [header, reader] = read(frame, QUERY);
   const told = Object.entries(FLAGS).filter(([, flag]) => header.flags & flag);
   if (told.length) {
-    const names = told.map(([name]) => name).join(", ");
+    const names = told.map(([name2]) => name2).join(", ");
     throw new Refusal(`feedback comes as ${names}, which a phone does not read; set broadcast = 'float16'`);
   }
   const encoding = header.encoding === NONE ? "" : nameOf(header.encoding);
@@ -487,9 +578,6 @@ function encodeRelease(ballot, event, query, client) {
   const encoding = CODES[ballot.encoding];
   const header = { kind: RELEASE, encoding, classes, rows: ballot.w.length, round, client, flags: 0, base: 0 };
   return write({ ...header, fingerprint: sha }, body.raw(pack(ballot.p, ballot.encoding, classes)).done());
-}
-function roundOf(frame) {
-  return read(frame, QUERY)[0].round;
 }
 function packEvent(event) {
   if (event.kind !== "sampled_gaussian") return Uint8Array.of(event.kind === "no_op" ? 1 : 0);
@@ -549,7 +637,8 @@ function dot(a, b) {
 function times(matrix, n, v) {
   const out = new Float64Array(n);
   for (let i = 0; i < n; i++) {
-    let [s0, s1] = [0, 0];
+    let s0 = 0;
+    let s1 = 0;
     const row = i * n;
     for (let j = 0; j + 1 < n; j += 2) {
       s0 += matrix[row + j] * v[j];
@@ -628,7 +717,7 @@ var PI = fround(Math.PI);
 var CELLS = 7;
 var BINS = 8;
 function sizeOf(shape) {
-  return shape.reduce((product, side) => product * side, 1);
+  return shape.reduce((product2, side) => product2 * side, 1);
 }
 function featuresOf(shape) {
   if (shape.length === 3 && Math.min(shape[1], shape[2]) >= SIDE) return shapes(shape);
@@ -721,13 +810,16 @@ function pick(rows, numbers) {
   return { data: picked, columns };
 }
 async function spaceOf(transfer, dimensions, pace = {}) {
+  const components = await componentsOf(transfer, dimensions, pace);
+  const project = (inputs, pace2 = {}) => projected(components, inputs, pace2);
+  return { public: await project(transfer, pace), project };
+}
+async function componentsOf(transfer, dimensions, pace = {}) {
   const features = featuresOf(transfer.shape);
   const step = features.width > WIDE ? Math.ceil(transfer.rows / 2e3) : 1;
   const taken = Int32Array.from({ length: Math.ceil(transfer.rows / step) }, (_, i) => i * step);
   const center = await mean(features, transfer, taken);
-  const basis = await principal(features, transfer, taken, center, dimensions, pace);
-  const project = (inputs, pace2 = {}) => projected(features, inputs, center, basis, pace2);
-  return { public: await project(transfer, pace), project };
+  return { features, center, ...await principal(features, transfer, taken, center, dimensions, pace) };
 }
 async function mean(features, transfer, taken) {
   const sum = new Float64Array(features.width);
@@ -752,8 +844,9 @@ async function principal(features, transfer, taken, center, dimensions, pace) {
   const matrix = tall ? await scatter(about, n, d, rest) : await gram(about, n, d, rest);
   const { values, vectors } = await leading(matrix, Math.min(n, d), dimensions, rest);
   const kept2 = vectors.filter((_, k) => values[k] > 1e-9 * values[0]);
-  if (tall) return kept2.map((vector) => Float32Array.from(vector));
-  return kept2.map((mix, k) => {
+  const variances = Array.from(values.slice(0, kept2.length), (value) => value / n);
+  if (tall) return { directions: kept2.map((vector) => Float32Array.from(vector)), variances };
+  const directions = kept2.map((mix, k) => {
     const direction = new Float64Array(d);
     for (let i = 0; i < n; i++) {
       const share = mix[i] / Math.sqrt(values[k]);
@@ -761,6 +854,7 @@ async function principal(features, transfer, taken, center, dimensions, pace) {
     }
     return Float32Array.from(direction);
   });
+  return { directions, variances };
 }
 async function scatter(about, n, d, rest) {
   const out = new Float64Array(d * d);
@@ -781,7 +875,8 @@ async function gram(about, n, d, rest) {
   const out = new Float64Array(n * n);
   for (let i = 0; i < n; i++) {
     for (let j = 0; j <= i; j++) {
-      let [s0, s1] = [0, 0];
+      let s0 = 0;
+      let s1 = 0;
       for (let k = 0, a = i * d, b = j * d; k + 1 < d; k += 2, a += 2, b += 2) {
         s0 += about[a] * about[b];
         s1 += about[a + 1] * about[b + 1];
@@ -793,8 +888,9 @@ async function gram(about, n, d, rest) {
   }
   return out;
 }
-async function projected(features, inputs, center, basis, pace) {
-  const [d, columns] = [features.width, basis.length];
+async function projected(components, inputs, pace = {}) {
+  const { features, center, directions } = components;
+  const [d, columns] = [features.width, directions.length];
   const data = new Float32Array(inputs.rows * columns);
   const part = new Float32Array(Math.min(CHUNK, inputs.rows) * d);
   const rest = pacer(pace, "finding where the images lie");
@@ -804,7 +900,7 @@ async function projected(features, inputs, center, basis, pace) {
     for (let i = 0; i < to - from; i++) {
       for (let j = 0; j < d; j++) part[i * d + j] -= center[j];
       for (let k = 0; k < columns; k++) {
-        const direction = basis[k];
+        const direction = directions[k];
         let sum = 0;
         for (let j = 0, at = i * d; j < d; j++, at++) sum += part[at] * direction[j];
         data[(from + i) * columns + k] = sum;
@@ -887,10 +983,10 @@ var OPTION = /^([A-Za-z_]\w*)\s*=\s*(.+)$/s;
 var NUMBER = /^[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?$/;
 function parse(text) {
   const call = CALL.exec(text.trim());
-  const given = call?.[2]?.trim() ?? "";
+  const given2 = call?.[2]?.trim() ?? "";
   if (call === null) throw unreadable(text);
   const options2 = {};
-  for (const one of given === "" ? [] : split(given.replace(/,\s*$/, ""), ",")) {
+  for (const one of given2 === "" ? [] : split(given2.replace(/,\s*$/, ""), ",")) {
     const found = OPTION.exec(one);
     if (found === null || found[1] in options2) throw unreadable(text);
     options2[found[1]] = literal(found[2], text);
@@ -923,10 +1019,10 @@ function options(spec, defaults, where) {
   }
   return all;
 }
-function aboveZero(where, name, given) {
-  for (const [key, value] of Object.entries(given)) {
+function aboveZero(where, name2, given2) {
+  for (const [key, value] of Object.entries(given2)) {
     if (!(typeof value === "number" && value > 0 && value < Infinity)) {
-      throw new Refusal(`${where}: ${name}: '${key}' must be above 0 and finite, got ${value}`);
+      throw new Refusal(`${where}: ${name2}: '${key}' must be above 0 and finite, got ${value}`);
     }
   }
 }
@@ -966,9 +1062,9 @@ function checked(spec, known, key, other) {
     const names = Object.keys(known).join(", ");
     throw new Refusal(`${key}: a phone cannot do '${spec.name}', only ${names}; set ${key} = '${other}'`);
   }
-  const given = options(spec, defaults, key);
-  aboveZero(key, spec.name, given);
-  return { name: spec.name, options: given };
+  const given2 = options(spec, defaults, key);
+  aboveZero(key, spec.name, given2);
+  return { name: spec.name, options: given2 };
 }
 function weigh(spec, p, classes) {
   return Float32Array.from({ length: p.length / classes }, (_, i) => {
@@ -1003,29 +1099,29 @@ function kept(cache, key, make) {
   return made;
 }
 async function density(spec, where, mine, rows, pace = {}) {
-  const given = spec.options;
+  const given2 = spec.options;
   if (mine.rows === 0) return new Float32Array(rows);
-  const space = await where.space(given.dimensions, pace);
+  const space = await where.space(given2.dimensions, pace);
   const own = await space.project(mine, pace);
-  const ratios = await logRatios(space.public, own, where, given, pace);
-  return ratios.map((ratio) => Math.exp(Math.min(Math.max(given.sharpness * ratio, -RANGE), RANGE)));
+  const ratios = await logRatios(space.public, own, where, given2, pace);
+  return ratios.map((ratio) => Math.exp(Math.min(Math.max(given2.sharpness * ratio, -RANGE), RANGE)));
 }
 async function neighbors(spec, where, mine, classes, pace = {}) {
-  const given = spec.options;
-  const space = await where.space(given.dimensions, pace);
+  const given2 = spec.options;
+  const space = await where.space(given2.dimensions, pace);
   const rows = count(space.public);
-  const e = new Float32Array(rows * classes).fill(given.sharpness * ABSENT);
+  const e = new Float32Array(rows * classes).fill(given2.sharpness * ABSENT);
   if (mine.rows === 0) return e;
   const all = await space.project(mine, pace);
   const found = [];
   for (let c = 0; c < classes; c++) {
     const own = pick(all, Array.from(mine.y.keys()).filter((i) => mine.y[i] === c));
-    found.push(count(own) ? await logRatios(space.public, own, where, given, pace) : null);
+    found.push(count(own) ? await logRatios(space.public, own, where, given2, pace) : null);
   }
   for (let i = 0; i < rows; i++) {
     const held = found.filter((ratios) => ratios !== null).map((ratios) => ratios[i]);
     const absent = Math.min(ABSENT, ...held);
-    for (let c = 0; c < classes; c++) e[i * classes + c] = given.sharpness * (found[c]?.[i] ?? absent);
+    for (let c = 0; c < classes; c++) e[i * classes + c] = given2.sharpness * (found[c]?.[i] ?? absent);
   }
   return e;
 }
@@ -1035,16 +1131,16 @@ function beside(p, e, classes) {
     const votes = Array.from({ length: classes }, (_, c) => Math.log(p[at + c]) + e[at + c]);
     const most = Math.max(...votes);
     const shares = votes.map((vote) => Math.exp(vote - most));
-    const total = shares.reduce((sum, share) => sum + share, 0);
-    shares.forEach((share, c) => out[at + c] = share / total);
+    const total2 = shares.reduce((sum, share) => sum + share, 0);
+    shares.forEach((share, c) => out[at + c] = share / total2);
   }
   return out;
 }
-async function logRatios(all, own, where, given, pace) {
-  const theirs = await where.around(given.dimensions, given.neighbors, pace);
-  const k = Math.min(given.neighbors, count(own));
+async function logRatios(all, own, where, given2, pace) {
+  const theirs = await where.around(given2.dimensions, given2.neighbors, pace);
+  const k = Math.min(given2.neighbors, count(own));
   const r = await nearest(all, own, k, pace);
-  const most = Math.log(given.concentration * count(own) / theirs.rows);
+  const most = Math.log(given2.concentration * count(own) / theirs.rows);
   return theirs.logR.map((logR, i) => {
     let mean2 = 0;
     for (let j = 0; j < k; j++) mean2 += Math.log(Math.max(r[i * k + j], 0.1 * Math.exp(logR))) / k;
@@ -1075,14 +1171,14 @@ var crossEntropy = (z, p, at, dz) => {
 };
 function distillLoss(text) {
   const spec = parse(text);
-  const given = options(
+  const given2 = options(
     spec,
     spec.name === "kl" ? { temperature: 1, hard: 0, smoothing: 0, floor: FLOOR } : {},
     "distill"
   );
   switch (spec.name) {
     case "kl":
-      return kl(given["temperature"], given["hard"], given["smoothing"], given["floor"]);
+      return kl(given2["temperature"], given2["hard"], given2["smoothing"], given2["floor"]);
     case "cross_entropy":
       return crossEntropy;
     case "hard":
@@ -1097,8 +1193,8 @@ function distillLoss(text) {
 function kl(T, hard2, smoothing, floor) {
   return (z, p, at, dz) => {
     const classes = z.length;
-    const given = Float64Array.from({ length: classes }, (_, c) => (1 - smoothing) * p[at + c] + smoothing / classes);
-    const target = T === 1 ? given : softmax(given.map((value) => Math.log(Math.max(value, floor))), T);
+    const given2 = Float64Array.from({ length: classes }, (_, c) => (1 - smoothing) * p[at + c] + smoothing / classes);
+    const target = T === 1 ? given2 : softmax(given2.map((value) => Math.log(Math.max(value, floor))), T);
     const q = softmax(z, T);
     const mass = target.reduce((sum, value) => sum + value, 0);
     let loss = 0;
@@ -1108,7 +1204,7 @@ function kl(T, hard2, smoothing, floor) {
     }
     if (!hard2) return loss;
     const soft = Float64Array.from(dz);
-    const other = crossEntropy(z, oneHot(given, 0, classes), 0, dz);
+    const other = crossEntropy(z, oneHot(given2, 0, classes), 0, dz);
     for (let c = 0; c < classes; c++) dz[c] = (1 - hard2) * soft[c] + hard2 * dz[c];
     return (1 - hard2) * loss + hard2 * other;
   };
@@ -1136,6 +1232,436 @@ function oneHot(p, at, classes) {
   return one;
 }
 
+// src/privacy.ts
+var DP_SGD = { rate: 0.1, clip: 0.1, examples: 100, step: 1.5 };
+var MOMENTUM = 0.9;
+var PACE = 2 / 15;
+var HAIR = 5e-6;
+function protectionOf(protect) {
+  const spec = parse(protect);
+  if (spec.name === "none") return options(spec, {}, "protect") && null;
+  if (spec.name !== "dp_sgd") {
+    throw new Refusal(`protect: a phone cannot do '${spec.name}', only none and dp_sgd; use another device for this run`);
+  }
+  const given2 = options(spec, DP_SGD, "protect");
+  aboveZero("protect", "dp_sgd", given2);
+  if (given2.rate > 1) throw new Refusal(`protect: dp_sgd: 'rate' must be at most 1, got ${given2.rate}`);
+  return given2;
+}
+function spending(protection, run, told = 0) {
+  const { epsilon, delta, rounds, epochs } = run;
+  if (!(epsilon > 0 && epsilon < Infinity)) throw new Refusal(`epsilon: dp_sgd needs a budget above 0, got ${epsilon}`);
+  if (!(delta > 0 && delta < 1)) throw new Refusal(`delta: must be in (0, 1), got ${delta}`);
+  if (!(epochs >= 1)) throw new Refusal("local-epochs: 0 learns nothing; dp_sgd needs at least 1");
+  const steps = Math.max(1, Math.round(epochs / protection.rate));
+  const noise = Math.max(calibrated(epsilon, delta, protection.rate, steps * rounds), told);
+  const plan = { kind: "sampled_gaussian", rate: protection.rate, noise, count: steps * rounds };
+  return { ...protection, noise, steps, plan };
+}
+async function descend(network2, mine, budget, entropy, pace = {}) {
+  const { theta } = network2;
+  const { rate, clip, examples, step, steps, noise } = budget;
+  const velocity = new Float64Array(theta.length);
+  const rest = pacer(pace, "training with noise");
+  for (let t = 0; t < steps; t++) {
+    await rest(t / steps);
+    const chosen = rate === 1 ? Int32Array.from(mine.y.keys()) : coins(entropy, mine.rows, rate);
+    const total2 = await clippedSum(network2, mine, chosen, clip, () => rest(t / steps));
+    const draws = normals(entropy, total2.length);
+    const move = PACE * step * (1 - t / steps);
+    for (let i = 0; i < theta.length; i++) {
+      velocity[i] = MOMENTUM * velocity[i] + (total2[i] + noise * clip * draws[i]) / (clip * rate * examples);
+      theta[i] -= move * velocity[i];
+    }
+  }
+  return { kind: "sampled_gaussian", rate, noise, count: steps };
+}
+async function clippedSum(network2, mine, chosen, clip, rest = async () => {
+}) {
+  const total2 = new Float64Array(network2.theta.length);
+  const gradient = network2.zeros();
+  const size = sizeOf(mine.shape);
+  const dz = new Float64Array(network2.classes);
+  const label = new Float32Array(network2.classes);
+  for (const row of chosen) {
+    await rest();
+    gradient.fill(0);
+    label.fill(0);
+    label[mine.y[row]] = 1;
+    crossEntropy(network2.forward(mine.x.subarray(row * size, (row + 1) * size)), label, 0, dz);
+    network2.backward(dz, gradient);
+    let squares = 0;
+    for (let i = 0; i < gradient.length; i++) squares += gradient[i] * gradient[i];
+    if (!Number.isFinite(squares)) continue;
+    const factor = Math.min(1, clip * (1 - HAIR) / Math.max(Math.sqrt(squares), 1e-30));
+    for (let i = 0; i < gradient.length; i++) total2[i] += factor * gradient[i];
+  }
+  return total2;
+}
+
+// src/release.ts
+function chain(text, key) {
+  return split(text, "|").map((one) => mechanism(one, key));
+}
+function prepare(steps, ballot, stream) {
+  return steps.reduce((before, step) => step(before, stream), ballot);
+}
+function mechanism(text, key) {
+  const spec = parse(text);
+  switch (spec.name) {
+    case "float32":
+      options(spec, {}, key);
+      return (ballot) => ({ ...ballot, encoding: "float32" });
+    case "float16":
+      options(spec, {}, key);
+      return (ballot) => ({ ...ballot, p: ballot.p.map((value) => fromHalf(toHalf(value))), encoding: "float16" });
+    case "argmax":
+      options(spec, {}, key);
+      return (ballot) => ({ ...ballot, p: hard(ballot.p, ballot.classes), encoding: "label" });
+    case "quantize": {
+      const { bits } = options(spec, { bits: 4 }, key);
+      if (!(bits in STEPS)) throw new Refusal(`${key}: quantize: 'bits' must be in 1..8, got ${bits}`);
+      const encoding = `grid${bits}`;
+      return (ballot, stream) => {
+        const levels = simplexGrid(ballot.p, ballot.classes, unitsOf(encoding), stream);
+        return { ...ballot, p: levels.map((level) => level / unitsOf(encoding)), encoding };
+      };
+    }
+    case "weights": {
+      const { bits } = options(spec, { bits: 6 }, key);
+      if (!(bits in STEPS)) throw new Refusal(`${key}: weights: 'bits' must be in 1..8, got ${bits}`);
+      return (ballot) => {
+        const [top, levels] = weightLevels(ballot.w, bits);
+        return { ...ballot, w: weightsAt(levels, top, bits), weightBits: bits };
+      };
+    }
+  }
+  const does = "float32, float16, argmax, quantize and weights";
+  throw new Refusal(`${key}: a phone cannot do '${spec.name}', only ${does}; set ${key} = 'float16'`);
+}
+function simplexGrid(p, classes, units, stream) {
+  const levels = new Float32Array(p.length);
+  const remainder = new Float64Array(classes);
+  for (let at = 0; at < p.length; at += classes) {
+    let sum = 0;
+    for (let c = 0; c < classes; c++) sum += p[at + c];
+    let missing = units;
+    for (let c = 0; c < classes; c++) {
+      const scaled = p[at + c] / sum * units;
+      levels[at + c] = Math.floor(scaled + 1e-9);
+      remainder[c] = scaled - levels[at + c];
+      missing -= levels[at + c];
+    }
+    const order = Array.from(stream.permutation(classes)).sort((a, b) => remainder[b] - remainder[a]);
+    for (const c of order.slice(0, missing)) levels[at + c] += 1;
+  }
+  return levels;
+}
+function hard(p, classes) {
+  const one = new Float32Array(p.length);
+  for (let at = 0; at < p.length; at += classes) one[at + argmax(p, at, classes)] = 1;
+  return one;
+}
+
+// src/training.ts
+async function learn(network2, inputs, targets, loss, training, stream, pace = {}, doing = "training") {
+  const { theta, classes } = network2;
+  const [gradient, means, squares] = [network2.zeros(), network2.zeros(), network2.zeros()];
+  const [dz, size] = [new Float64Array(classes), sizeOf(inputs.shape)];
+  const view = new Float32Array(size);
+  const rest = pacer(pace, doing);
+  let [steps, last] = [0, 0];
+  for (let epoch = 0; epoch < training.epochs; epoch++) {
+    const order = stream.permutation(inputs.rows);
+    last = 0;
+    for (let start = 0; start < inputs.rows; start += training.batchSize) {
+      const rows = order.subarray(start, start + training.batchSize);
+      const done = (epoch + start / inputs.rows) / training.epochs;
+      await rest(done);
+      gradient.fill(0);
+      let total2 = 0;
+      for (const row of rows) {
+        let x = inputs.x.subarray(row * size, (row + 1) * size);
+        if (training.views.length) {
+          view.set(x);
+          for (const change of training.views) change(view, inputs.shape, stream);
+          x = view;
+        }
+        total2 += loss(network2.forward(x), targets, row * classes, dz);
+        network2.backward(dz, gradient);
+      }
+      if (!Number.isFinite(total2)) {
+        throw new Refusal(`training diverged: lower learning_rate (${training.learningRate})`);
+      }
+      last += total2 / inputs.rows;
+      adam(theta, gradient, means, squares, ++steps, training.learningRate * training.schedule(done), rows.length);
+    }
+  }
+  return last;
+}
+function adam(theta, sum, means, squares, t, rate, rows) {
+  const step = rate / (1 - 0.9 ** t);
+  const scale = 1 / Math.sqrt(1 - 0.999 ** t);
+  for (let i = 0; i < theta.length; i++) {
+    const g = sum[i] / rows;
+    const mean2 = means[i] = 0.9 * means[i] + 0.1 * g;
+    const square = squares[i] = 0.999 * squares[i] + 1e-3 * g * g;
+    theta[i] -= step * mean2 / (Math.sqrt(square) * scale + 1e-8);
+  }
+}
+async function predict(network2, inputs, pace = {}) {
+  const size = sizeOf(inputs.shape);
+  const p = new Float32Array(inputs.rows * network2.classes);
+  const rest = pacer(pace, "predicting");
+  for (let i = 0; i < inputs.rows; i++) {
+    p.set(softmax(network2.forward(inputs.x.subarray(i * size, (i + 1) * size))), i * network2.classes);
+    await rest(i / inputs.rows);
+  }
+  return p;
+}
+function oneHot2(y, classes) {
+  const p = new Float32Array(y.length * classes);
+  y.forEach((label, i) => p[i * classes + label] = 1);
+  return p;
+}
+function scheduleOf(text) {
+  const spec = parse(text);
+  if (spec.name === "constant") return options(spec, {}, "schedule") && (() => 1);
+  if (spec.name === "linear") return options(spec, {}, "schedule") && ((done) => 1 - done);
+  if (spec.name === "cosine") {
+    const { warmup } = options(spec, { warmup: 0 }, "schedule");
+    return (t) => t < warmup ? t / warmup : (1 + Math.cos(Math.PI * (t - warmup) / (1 - warmup))) / 2;
+  }
+  throw new Refusal(`schedule: a phone cannot do '${spec.name}'; set schedule = 'constant'`);
+}
+function viewsOf(text) {
+  return split(text, "|").flatMap((one) => {
+    const spec = parse(one);
+    if (spec.name === "none") return [];
+    if (spec.name === "flip") return [flip];
+    if (spec.name === "shift") {
+      const { pixels } = options(spec, { pixels: 2 }, "augment");
+      return [(x, shape, stream) => shift(x, shape, stream, pixels)];
+    }
+    throw new Refusal(`augment: a phone cannot do '${spec.name}'; set augment = 'none'`);
+  });
+}
+function flip(x, shape, stream) {
+  if (stream.uniform() >= 0.5) return;
+  const width = shape[2];
+  for (let row = 0; row < x.length; row += width) x.subarray(row, row + width).reverse();
+}
+function shift(x, shape, stream, pixels) {
+  const [channels, height, width] = shape;
+  const [down, right] = [stream.below(2 * pixels + 1) - pixels, stream.below(2 * pixels + 1) - pixels];
+  const kept2 = x.slice();
+  for (let c = 0; c < channels; c++) {
+    for (let i = 0; i < height; i++) {
+      for (let j = 0; j < width; j++) {
+        const [a, b] = [i - down, j - right];
+        const inside = a >= 0 && a < height && b >= 0 && b < width;
+        x[(c * height + i) * width + j] = inside ? kept2[(c * height + a) * width + b] : 0;
+      }
+    }
+  }
+}
+
+// src/config.ts
+var FREE = ["output", "resume", "rounds", "deadline", "grace", "pooled", "record", "resolved"];
+var SAMPLES_ONLY = ["uniform", "confidence", "entropy"];
+function configOf(run, noise = 0) {
+  if (run["resolved"] !== true) throw new Refusal("the run config is not complete: expected resolved = true");
+  const text = (key) => given(run, key, "string");
+  const number2 = (key) => given(run, key, "number");
+  if (text("keys") !== "samples") throw new Refusal(`keys: a phone answers about samples only, got '${text("keys")}'`);
+  if (text("attack") !== "none") throw new Refusal("attack: is for simulations; a phone has data of its own");
+  chain(text("broadcast"), "broadcast");
+  distillLoss(text("distill"));
+  const dpSgd = protectionOf(text("protect"));
+  const [expertise, evidence] = [expertiseOf(text("expertise")), evidenceOf(text("evidence"))];
+  const [epsilon, delta, rounds, epochs] = [number2("epsilon"), number2("delta"), number2("rounds"), number2("local-epochs")];
+  if (dpSgd && evidence.name !== "none") {
+    throw new Refusal(`evidence: '${evidence.name}' reads private data beside the model; set evidence = 'none'`);
+  }
+  if (dpSgd && !SAMPLES_ONLY.includes(expertise.name)) {
+    throw new Refusal(`expertise: '${expertise.name}' reads private data, which dp_sgd does not cover; set expertise = 'uniform'`);
+  }
+  const fixed = Object.entries(run).filter(([key]) => !FREE.includes(key) || key === "rounds" && dpSgd !== null);
+  return {
+    identity: JSON.stringify(fixed.sort(([a], [b]) => a < b ? -1 : 1)),
+    seed: number2("seed"),
+    learner: text("learner"),
+    expertise,
+    evidence,
+    release: chain(text("release"), "release"),
+    training: {
+      epochs,
+      batchSize: number2("batch-size"),
+      learningRate: number2("learning-rate"),
+      schedule: scheduleOf(text("schedule")),
+      views: viewsOf(text("augment"))
+    },
+    distill: text("distill"),
+    feedbackEpochs: number2("feedback-epochs"),
+    protection: dpSgd && spending(dpSgd, { epsilon, delta, rounds, epochs }, noise)
+  };
+}
+var LEARNERS = ["cnn", "mlp", "linear"];
+function learnerOf(config, key, shape) {
+  const image = shape.length === 3 && Math.min(shape[1], shape[2]) >= 4;
+  const mix = split(config.learner, ",");
+  const turn = mix[Number(key % BigInt(mix.length))];
+  const can = (text) => {
+    const { name: name2 } = readable(text);
+    return LEARNERS.includes(name2) && (name2 !== "cnn" || image);
+  };
+  return parse([turn, ...mix].find(can) ?? (image ? "cnn" : "mlp"));
+}
+function readable(text) {
+  return /^[A-Za-z_]\w*(\(.*\))?$/s.test(text) ? parse(text) : { name: "", options: {} };
+}
+function given(run, key, type) {
+  const value = run[key];
+  if (typeof value !== type) throw new Refusal(`run config: '${key}' must be a ${type}, got ${value ?? "nothing"}`);
+  return value;
+}
+
+// src/linear.ts
+var CONSTANT = 1 / 3;
+var RIDGE = 0.03;
+async function whitened(transfer, dimensions, pace = {}) {
+  const found = await componentsOf(transfer, dimensions, pace);
+  const kept2 = found.variances.filter((variance) => variance > 1e-6 * found.variances[0]).length;
+  const directions = found.directions.slice(0, kept2).map((direction, k) => {
+    return direction.map((value) => value / Math.sqrt(found.variances[k] * kept2));
+  });
+  const components = { ...found, directions };
+  const rows = await unitRows(components, transfer, pace);
+  return { components, public: rows, inverse: inverted(moments(rows), rows.columns, RIDGE) };
+}
+async function unitRows(components, inputs, pace = {}) {
+  const z = await projected(components, inputs, pace);
+  const columns = z.columns + 1;
+  const data = new Float32Array(inputs.rows * columns);
+  for (let i = 0; i < inputs.rows; i++) {
+    let squares = CONSTANT * CONSTANT;
+    for (let j = 0; j < z.columns; j++) squares += z.data[i * z.columns + j] ** 2;
+    const length = Math.sqrt(squares);
+    for (let j = 0; j < z.columns; j++) data[i * columns + j] = z.data[i * z.columns + j] / length;
+    data[i * columns + z.columns] = CONSTANT / length;
+  }
+  return { data, columns };
+}
+function descendPlainly(weights, v, p, classes, steps) {
+  const n = count(v);
+  const factor = inverted(moments(v), v.columns, 1e-4);
+  let before = weights;
+  let ahead = weights;
+  for (let t = 0; t < steps; t++) {
+    const gradient = new Float64Array(weights.length);
+    for (let i = 0; i < n; i++) addGradient(gradient, v, i, errors(v, i, ahead, p, classes), 1 / n, classes);
+    const move = product(factor, gradient, v.columns, classes);
+    const now = ahead.map((value, j) => value - 2 * move[j]);
+    const last = before;
+    ahead = now.map((value, j) => value + t / (t + 3) * (value - last[j]));
+    before = now;
+  }
+  return before;
+}
+async function descendPrivately(weights, v, mine, space, budget, classes, entropy, pace = {}) {
+  const { rate, clip, examples, step, steps, noise } = budget;
+  const rest = pacer(pace, "training with noise");
+  for (let t = 0; t < steps; t++) {
+    await rest(t / steps);
+    const chosen = rate === 1 ? Int32Array.from(mine.y.keys()) : coins(entropy, mine.rows, rate);
+    const total2 = linearSum(weights, v, mine.y, chosen, clip, classes);
+    const draws = normals(entropy, total2.length);
+    const move = product(space.inverse, total2.map((value, j) => value + noise * clip * draws[j]), v.columns, classes);
+    const length = step * (1 - t / steps) * classes / (rate * examples);
+    for (let j = 0; j < weights.length; j++) weights[j] -= length * move[j];
+  }
+  return { kind: "sampled_gaussian", rate, noise, count: steps };
+}
+function linearSum(weights, v, y, chosen, clip, classes) {
+  const total2 = new Float64Array(weights.length);
+  const label = new Float32Array(classes);
+  for (const i of chosen) {
+    const row = v.data.subarray(i * v.columns, (i + 1) * v.columns);
+    if (!row.every(Number.isFinite)) continue;
+    label.fill(0);
+    label[y[i]] = 1;
+    const error = errors(v, i, weights, label, classes, 0);
+    const norm = Math.hypot(...error) * Math.hypot(...row);
+    addGradient(total2, v, i, error, Math.min(1, clip * (1 - 1e-6) / Math.max(norm, 1e-30)), classes);
+  }
+  return total2;
+}
+function predictLinearly(weights, v, classes, temperature) {
+  const p = new Float32Array(count(v) * classes);
+  for (let i = 0; i < count(v); i++) p.set(softmax(logits(v, i, weights, classes), temperature), i * classes);
+  return p;
+}
+function logits(v, i, weights, classes) {
+  const z = new Float64Array(classes);
+  for (let j = 0; j < v.columns; j++) {
+    const value = v.data[i * v.columns + j];
+    for (let c = 0; c < classes; c++) z[c] += value * weights[j * classes + c];
+  }
+  return z;
+}
+function errors(v, i, weights, p, classes, at = i * classes) {
+  return softmax(logits(v, i, weights, classes)).map((value, c) => value - p[at + c]);
+}
+function addGradient(sum, v, i, error, factor, classes) {
+  for (let j = 0; j < v.columns; j++) {
+    const value = factor * v.data[i * v.columns + j];
+    for (let c = 0; c < classes; c++) sum[j * classes + c] += value * error[c];
+  }
+}
+function moments(v) {
+  const [n, d] = [count(v), v.columns];
+  const out = new Float64Array(d * d);
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) {
+      const value = v.data[i * d + a] / n;
+      for (let b = 0; b < d; b++) out[a * d + b] += value * v.data[i * d + b];
+    }
+  }
+  return out;
+}
+function product(matrix, columns, d, classes) {
+  const out = new Float64Array(columns.length);
+  for (let a = 0; a < d; a++) {
+    for (let b = 0; b < d; b++) {
+      const value = matrix[a * d + b];
+      for (let c = 0; c < classes; c++) out[a * classes + c] += value * columns[b * classes + c];
+    }
+  }
+  return out;
+}
+function inverted(matrix, d, ridge) {
+  let trace = 0;
+  for (let a = 0; a < d; a++) trace += matrix[a * d + a];
+  const left = matrix.map((value, at) => value + (at % (d + 1) === 0 ? ridge * trace / d : 0));
+  const right = Float64Array.from({ length: d * d }, (_, at) => at % (d + 1) === 0 ? 1 : 0);
+  for (let k = 0; k < d; k++) {
+    const pivot = left[k * d + k];
+    for (let j = 0; j < d; j++) {
+      left[k * d + j] /= pivot;
+      right[k * d + j] /= pivot;
+    }
+    for (let i = 0; i < d; i++) {
+      const factor = left[i * d + k];
+      if (i === k || factor === 0) continue;
+      for (let j = 0; j < d; j++) {
+        left[i * d + j] -= factor * left[k * d + j];
+        right[i * d + j] -= factor * right[k * d + j];
+      }
+    }
+  }
+  return right;
+}
+
 // src/net.ts
 var Dense = class {
   constructor(inputs, outputs, relu, alloc) {
@@ -1157,7 +1683,8 @@ var Dense = class {
     this.input = input;
     const bias = at + inputs * out.length;
     for (let o = 0; o < out.length; o++) {
-      let [s0, s1] = [theta[bias + o], 0];
+      let s0 = theta[bias + o];
+      let s1 = 0;
       let w = at + o * inputs;
       let i = 0;
       for (; i + 1 < inputs; i += 2, w += 2) {
@@ -1192,9 +1719,9 @@ var Convolution = class {
     this.fan = 9 * inputs;
     const pooled = (height >> 1) * (width >> 1);
     this.out = new alloc(outputs * pooled);
-    this.padded = new alloc(inputs * (height + 2) * (width + 2));
-    this.back = new alloc(this.padded.length);
-    this.plane = new alloc(4 * pooled);
+    this.padded = new Float64Array(inputs * (height + 2) * (width + 2));
+    this.back = new Float64Array(this.padded.length);
+    this.plane = new Float64Array(4 * pooled);
     this.winner = new Int32Array(outputs * pooled);
     this.place = new Int32Array(pooled);
     this.slope = new Float64Array(pooled);
@@ -1214,7 +1741,9 @@ var Convolution = class {
   slope;
   forward(theta, at, input) {
     const { inputs, height, width, outputs, padded, plane } = this;
-    const [rows, columns, stride] = [(height >> 1) * 2, (width >> 1) * 2, width + 2];
+    const rows = (height >> 1) * 2;
+    const columns = (width >> 1) * 2;
+    const stride = width + 2;
     for (let c = 0; c < inputs; c++) {
       for (let y = 0; y < height; y++) {
         const to = (c * (height + 2) + y + 1) * stride + 1;
@@ -1226,15 +1755,25 @@ var Convolution = class {
       plane.fill(theta[at + 9 * inputs * outputs + o]);
       for (let c = 0; c < inputs; c++) {
         const w = at + (o * inputs + c) * 9;
-        const [w0, w1, w2, w3, w4] = [theta[w], theta[w + 1], theta[w + 2], theta[w + 3], theta[w + 4]];
-        const [w5, w6, w7, w8] = [theta[w + 5], theta[w + 6], theta[w + 7], theta[w + 8]];
+        const w0 = theta[w];
+        const w1 = theta[w + 1];
+        const w2 = theta[w + 2];
+        const w3 = theta[w + 3];
+        const w4 = theta[w + 4];
+        const w5 = theta[w + 5];
+        const w6 = theta[w + 6];
+        const w7 = theta[w + 7];
+        const w8 = theta[w + 8];
         for (let y = 0; y < rows; y++) {
-          let a = (c * (height + 2) + y) * stride;
-          let [b, d] = [a + stride, a + 2 * stride];
-          let [a0, a1, b0, b1, d0, d1] = [padded[a], padded[a + 1], padded[b], padded[b + 1], padded[d], padded[d + 1]];
-          a += 2;
-          b += 2;
-          d += 2;
+          let a = (c * (height + 2) + y) * stride + 2;
+          let b = a + stride;
+          let d = b + stride;
+          let a0 = padded[a - 2];
+          let a1 = padded[a - 1];
+          let b0 = padded[b - 2];
+          let b1 = padded[b - 1];
+          let d0 = padded[d - 2];
+          let d1 = padded[d - 1];
           for (let to = y * columns, end = to + columns; to < end; to++, a++, b++, d++) {
             const a2 = padded[a];
             const b2 = padded[b];
@@ -1258,10 +1797,12 @@ var Convolution = class {
     for (let y = 0; y < rows; y++) {
       for (let x = 0; x < columns; x++) {
         const at = 4 * y * columns + 2 * x;
-        let [best, most] = [at, plane[at]];
-        if (plane[at + 1] > most) [best, most] = [at + 1, plane[at + 1]];
-        if (plane[at + 2 * columns] > most) [best, most] = [at + 2 * columns, plane[at + 2 * columns]];
-        if (plane[at + 2 * columns + 1] > most) [best, most] = [at + 2 * columns + 1, plane[at + 2 * columns + 1]];
+        const under = at + 2 * columns;
+        let best = at;
+        if (plane[at + 1] > plane[best]) best = at + 1;
+        if (plane[under] > plane[best]) best = under;
+        if (plane[under + 1] > plane[best]) best = under + 1;
+        const most = plane[best];
         const to = (o * rows + y) * columns + x;
         this.out[to] = most > 0 ? most : 0;
         const down = Math.floor(best / (2 * columns));
@@ -1288,7 +1829,15 @@ var Convolution = class {
       for (let c = 0; c < inputs; c++) {
         const w = at + (o * inputs + c) * 9;
         const start = c * (height + 2) * stride;
-        let [g0, g1, g2, g3, g4, g5, g6, g7, g8] = [0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let g0 = 0;
+        let g1 = 0;
+        let g2 = 0;
+        let g3 = 0;
+        let g4 = 0;
+        let g5 = 0;
+        let g6 = 0;
+        let g7 = 0;
+        let g8 = 0;
         for (let i = 0; i < live; i++) {
           const d = slope[i];
           const a = start + place[i];
@@ -1314,8 +1863,15 @@ var Convolution = class {
         gradient[w + 7] += g7;
         gradient[w + 8] += g8;
         if (!dinput) continue;
-        const [w0, w1, w2, w3, w4] = [theta[w], theta[w + 1], theta[w + 2], theta[w + 3], theta[w + 4]];
-        const [w5, w6, w7, w8] = [theta[w + 5], theta[w + 6], theta[w + 7], theta[w + 8]];
+        const w0 = theta[w];
+        const w1 = theta[w + 1];
+        const w2 = theta[w + 2];
+        const w3 = theta[w + 3];
+        const w4 = theta[w + 4];
+        const w5 = theta[w + 5];
+        const w6 = theta[w + 6];
+        const w7 = theta[w + 7];
+        const w8 = theta[w + 8];
         for (let i = 0; i < live; i++) {
           const d = slope[i];
           const a = start + place[i];
@@ -1407,178 +1963,437 @@ function mlp(shape, classes, hidden = 64, alloc = Float32Array) {
   return new Network([new Dense(sizeOf(shape), hidden, true, alloc), new Dense(hidden, classes, false, alloc)], classes, alloc);
 }
 
-// src/release.ts
-function chain(text, key) {
-  return split(text, "|").map((one) => mechanism(one, key));
-}
-function prepare(steps, ballot, stream) {
-  return steps.reduce((before, step) => step(before, stream), ballot);
-}
-function mechanism(text, key) {
-  const spec = parse(text);
-  switch (spec.name) {
-    case "float32":
-      options(spec, {}, key);
-      return (ballot) => ({ ...ballot, encoding: "float32" });
-    case "float16":
-      options(spec, {}, key);
-      return (ballot) => ({ ...ballot, p: ballot.p.map((value) => fromHalf(toHalf(value))), encoding: "float16" });
-    case "argmax":
-      options(spec, {}, key);
-      return (ballot) => ({ ...ballot, p: hard(ballot.p, ballot.classes), encoding: "label" });
-    case "quantize": {
-      const { bits } = options(spec, { bits: 4 }, key);
-      if (!(bits in STEPS)) throw new Refusal(`${key}: quantize: 'bits' must be in 1..8, got ${bits}`);
-      const encoding = `grid${bits}`;
-      return (ballot, stream) => {
-        const levels = simplexGrid(ballot.p, ballot.classes, unitsOf(encoding), stream);
-        return { ...ballot, p: levels.map((level) => level / unitsOf(encoding)), encoding };
-      };
-    }
-    case "weights": {
-      const { bits } = options(spec, { bits: 6 }, key);
-      if (!(bits in STEPS)) throw new Refusal(`${key}: weights: 'bits' must be in 1..8, got ${bits}`);
-      return (ballot) => {
-        const [top, levels] = weightLevels(ballot.w, bits);
-        return { ...ballot, w: weightsAt(levels, top, bits), weightBits: bits };
-      };
-    }
+// src/models.ts
+async function modelOf(spec, transfer, classes, config, key, pace = {}) {
+  if (spec.name === "linear") {
+    const given2 = options(spec, { features: "shapes", dimensions: 100, temperature: 1 }, "learner");
+    if (given2.features !== "shapes") throw new Refusal(`learner: a phone knows no features '${given2.features}', only shapes`);
+    aboveZero("learner", "linear", { dimensions: given2.dimensions, temperature: given2.temperature });
+    return linear(await whitened(transfer, given2.dimensions, pace), classes, config, given2.temperature);
   }
-  const does = "float32, float16, argmax, quantize and weights";
-  throw new Refusal(`${key}: a phone cannot do '${spec.name}', only ${does}; set ${key} = 'float16'`);
+  const sizes = options(spec, spec.name === "cnn" ? { width: 16, hidden: 64 } : { width: 1, hidden: 64 }, "learner");
+  aboveZero("learner", spec.name, sizes);
+  const { width, hidden } = sizes;
+  const made = spec.name === "cnn" ? cnn(transfer.shape, classes, width, hidden) : mlp(transfer.shape, classes, hidden);
+  return network(made.initialize(new Stream(config.seed, "client", key, "init")), config);
 }
-function simplexGrid(p, classes, units, stream) {
-  const levels = new Float32Array(p.length);
-  const remainder = new Float64Array(classes);
-  for (let at = 0; at < p.length; at += classes) {
-    let sum = 0;
-    for (let c = 0; c < classes; c++) sum += p[at + c];
-    let missing = units;
-    for (let c = 0; c < classes; c++) {
-      const scaled = p[at + c] / sum * units;
-      levels[at + c] = Math.floor(scaled + 1e-9);
-      remainder[c] = scaled - levels[at + c];
-      missing -= levels[at + c];
-    }
-    const order = Array.from(stream.permutation(classes)).sort((a, b) => remainder[b] - remainder[a]);
-    for (const c of order.slice(0, missing)) levels[at + c] += 1;
+function network(net, config) {
+  const { training, distill, feedbackEpochs } = config;
+  return {
+    size: net.theta.length,
+    async fit(mine, stream, pace) {
+      const doing = "training on this phone's images";
+      await learn(net, mine, oneHot2(mine.y, net.classes), crossEntropy, training, stream, pace, doing);
+    },
+    fitPrivately: (mine, budget, entropy, pace) => descend(net, mine, budget, entropy, pace),
+    async distill(inputs, p, stream, pace) {
+      const settings = { ...training, epochs: feedbackEpochs };
+      await learn(net, inputs, p, distillLoss(distill), settings, stream, pace, "learning what the others know");
+    },
+    predict: (inputs, pace) => predict(net, inputs, pace),
+    state: () => Float32Array.from(net.theta),
+    load: (state) => fill(net.theta, state)
+  };
+}
+function linear(space, classes, config, temperature) {
+  let weights = new Float64Array(space.public.columns * classes);
+  const rows = (inputs, pace) => unitRows(space.components, inputs, pace);
+  return {
+    size: weights.length,
+    async fit(mine, _, pace) {
+      const p = oneHot2(mine.y, classes);
+      if (mine.rows) weights = descendPlainly(weights, await rows(mine, pace), p, classes, config.training.epochs);
+    },
+    async fitPrivately(mine, budget, entropy, pace) {
+      return descendPrivately(weights, await rows(mine, pace), mine, space, budget, classes, entropy, pace);
+    },
+    async distill(inputs, p, _, pace) {
+      if (inputs.rows) weights = descendPlainly(weights, await rows(inputs, pace), p, classes, config.feedbackEpochs);
+    },
+    predict: async (inputs, pace) => predictLinearly(weights, await rows(inputs, pace), classes, temperature),
+    state: () => Float32Array.from(weights),
+    load: (state) => fill(weights, state)
+  };
+}
+function fill(weights, state) {
+  if (state.length !== weights.length) {
+    throw new Refusal(`this model has ${state.length} weights, expected ${weights.length}`);
   }
-  return levels;
-}
-function hard(p, classes) {
-  const one = new Float32Array(p.length);
-  for (let at = 0; at < p.length; at += classes) one[at + argmax(p, at, classes)] = 1;
-  return one;
+  weights.set(state);
 }
 
-// src/training.ts
-async function learn(network, inputs, targets, loss, training, stream, pace = {}, doing = "training") {
-  const { theta, classes } = network;
-  const [gradient, means, squares] = [network.zeros(), network.zeros(), network.zeros()];
-  const [dz, size] = [new Float64Array(classes), sizeOf(inputs.shape)];
-  const view = new Float32Array(size);
-  const rest = pacer(pace, doing);
-  let [steps, last] = [0, 0];
-  for (let epoch = 0; epoch < training.epochs; epoch++) {
-    const order = stream.permutation(inputs.rows);
-    last = 0;
-    for (let start = 0; start < inputs.rows; start += training.batchSize) {
-      const rows = order.subarray(start, start + training.batchSize);
-      const done = (epoch + start / inputs.rows) / training.epochs;
-      await rest(done);
-      gradient.fill(0);
-      let total = 0;
-      for (const row of rows) {
-        let x = inputs.x.subarray(row * size, (row + 1) * size);
-        if (training.views.length) {
-          view.set(x);
-          for (const change of training.views) change(view, inputs.shape, stream);
-          x = view;
-        }
-        total += loss(network.forward(x), targets, row * classes, dz);
-        network.backward(dz, gradient);
-      }
-      if (!Number.isFinite(total)) {
-        throw new Refusal(`training diverged: lower learning_rate (${training.learningRate})`);
-      }
-      last += total / inputs.rows;
-      adam(theta, gradient, means, squares, ++steps, training.learningRate * training.schedule(done), rows.length);
+// src/learner.ts
+async function answer(frame, run, site, state, ledger, around2 = {}) {
+  try {
+    checkSite(site);
+    return await answered(frame, configOf(run, around2.noise), site, state, ledger, around2);
+  } catch (error) {
+    if (error instanceof Cancelled) throw error;
+    return { refusal: error instanceof Refusal ? error.message.slice(0, 500) : `unexpected ${error.name}` };
+  }
+}
+async function answered(frame, config, site, before, ledger, around2) {
+  const { key, mine, classes, transfer } = site;
+  const digest = hex(await sha256(frame));
+  const query = decodeQuery(frame, site.fingerprint, transfer.rows, classes);
+  const charge = await begin(ledger, config, site.run, query.round, digest);
+  if (charge.sent) return { frame: charge.sent, state: null };
+  const known = recalled(before, config, query.round, digest);
+  const spec = learnerOf(config, key, transfer.shape);
+  const model = await modelOf(spec, transfer, classes, config, key, around2);
+  const learner = JSON.stringify(spec);
+  if (known?.learner === learner) model.load(known.model);
+  const stream = (purpose) => new Stream(config.seed, "client", key, "round", query.round, purpose);
+  await listen(model, query, transfer, stream("feedback"), around2);
+  let event = { kind: "no_op" };
+  if (charge.trains && config.protection) {
+    event = await model.fitPrivately(mine, config.protection, around2.entropy ?? system, around2);
+  } else if (charge.trains) {
+    await model.fit(mine, stream("fit"), around2);
+    event = { kind: "non_private" };
+  }
+  const asked = pickInputs(transfer, query.rows);
+  const p = await model.predict(asked, around2);
+  if (!p.every(Number.isFinite)) throw new Refusal("the model says NaN: training diverged; lower learning_rate");
+  const data = hex(await sha256(bytesOf(mine.x), bytesOf(mine.y)));
+  const own = await opinions(config, site, known?.data === data ? known : null, around2);
+  const w = own.expertise ? pickRows(own.expertise, query.rows, 1) : weigh(config.expertise, p, classes);
+  const told = own.evidence ? beside(p, pickRows(own.evidence, query.rows, classes), classes) : p;
+  const plain = { p: told, w, classes, encoding: "float32", weightBits: 0 };
+  const release = encodeRelease(prepare(config.release, plain, stream("release")), event, query, key);
+  const state = {
+    identity: config.identity,
+    round: query.round,
+    query: digest,
+    model: model.state(),
+    learner,
+    data,
+    ...own,
+    ledger: ledger.head
+  };
+  await around2.save?.(state);
+  await charge.commit(release);
+  return { frame: release, state };
+}
+async function listen(model, query, transfer, stream, pace) {
+  if (query.feedback === null || query.feedback.rows.length === 0) return;
+  await model.distill(pickInputs(transfer, query.feedback.rows), query.feedback.p, stream, pace);
+}
+async function opinions(config, site, known, around2) {
+  const { mine, classes, transfer } = site;
+  const where = around2.surroundings ?? new Surroundings(transfer);
+  let [expertise, evidence] = [known?.expertise ?? null, known?.evidence ?? null];
+  if (STATIC.includes(config.expertise.name)) {
+    expertise ??= await density(config.expertise, where, mine, transfer.rows, around2);
+  }
+  if (config.evidence.name === "neighbors") {
+    evidence ??= await neighbors(config.evidence, where, mine, classes, around2);
+  }
+  return { expertise, evidence };
+}
+async function begin(ledger, config, run, round, digest) {
+  const nothing = new Uint8Array(0);
+  if (!config.protection) {
+    const id2 = `${run}/round/${round}/${digest.slice(0, 16)}`;
+    const sent2 = await ledger.replay(id2, digest);
+    if (sent2 === null && ledger.find(id2)) ledger.resume(id2);
+    else if (sent2 === null) await ledger.reserve(id2, { kind: "non_private" }, run, digest);
+    return { trains: true, sent: sent2, commit: (frame) => ledger.commit(id2, frame) };
+  }
+  if (!ledger.budget) throw new Refusal("a run with dp_sgd needs a ledger with a budget: set one on this phone");
+  const { plan, steps } = config.protection;
+  if (plan.kind === "sampled_gaussian" && round * steps > plan.count) {
+    throw new Refusal(`round ${round} is not one of the ${plan.count / steps} that the budget was spread over`);
+  }
+  const settled2 = hex(await sha256(config.identity));
+  const paid = ledger.find(`${run}/plan/0`);
+  if (paid === void 0) {
+    await ledger.reserve(`${run}/plan/0`, plan, run, settled2);
+    await ledger.commit(`${run}/plan/0`, nothing);
+  } else if (paid.digest !== settled2 || JSON.stringify(paid.event) !== JSON.stringify(plan)) {
+    throw new Refusal(`run ${run} was begun with other settings, for which another plan was paid`);
+  }
+  const id = `${run}/round/${round}`;
+  const sent = await ledger.replay(id, digest);
+  if (sent !== null) return { trains: false, sent, commit: async () => {
+  } };
+  if (ledger.find(id)) return { trains: false, sent: null, commit: async () => {
+  } };
+  await ledger.reserve(id, { kind: "no_op" }, run, digest);
+  return { trains: true, sent: null, commit: (frame) => ledger.commit(id, frame) };
+}
+function recalled(state, config, round, digest) {
+  if (state === null || state.identity !== config.identity) return null;
+  const past = state.query !== digest && state.round >= round;
+  return past && !config.protection ? null : state;
+}
+async function fingerprintOf(inputs) {
+  return hex(await sha256(`<f4 (${[inputs.rows, ...inputs.shape].join(", ")})`, bytesOf(inputs.x)));
+}
+function checkSite({ mine, classes, transfer }) {
+  if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
+  if (mine.x.length !== mine.rows * sizeOf(mine.shape) || mine.y.length !== mine.rows) {
+    throw new Refusal("this phone's images and labels do not fit together");
+  }
+  if (mine.shape.join() !== transfer.shape.join()) {
+    throw new Refusal(`this phone's images are (${mine.shape.join(", ")}), the run's (${transfer.shape.join(", ")})`);
+  }
+  if (!mine.y.every((label) => label >= 0 && label < classes)) throw new Refusal("a label is not one of the run's classes");
+  if (!mine.x.every(Number.isFinite)) throw new Refusal("an image of this phone holds NaN or infinity");
+}
+function pickInputs(inputs, rows) {
+  return { x: pickRows(inputs.x, rows, sizeOf(inputs.shape)), rows: rows.length, shape: inputs.shape };
+}
+function pickRows(values, rows, size) {
+  const picked = new Float32Array(rows.length * size);
+  rows.forEach((row, i) => picked.set(values.subarray(row * size, (row + 1) * size), i * size));
+  return picked;
+}
+function bytesOf(values) {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+// src/ledger.ts
+var START = "0".repeat(64);
+var NAME = /^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$/;
+var BROKEN = "the ledger of this phone cannot be trusted, nothing is released:";
+var Ledger = class _Ledger {
+  constructor(store, budget, clock, place) {
+    this.store = store;
+    this.budget = budget;
+    this.clock = clock;
+    this.place = place;
+  }
+  store;
+  budget;
+  clock;
+  place;
+  reservations = /* @__PURE__ */ new Map();
+  underWay = /* @__PURE__ */ new Set();
+  last = 0;
+  sound = true;
+  /**
+   * Open the ledger in `store`, or begin it. `owner` names whose it is, `seen` is a head that was kept elsewhere: a
+   * ledger that does not contain it was put back. The budget is what it was begun with; another one is refused.
+   */
+  static async open(store, given2) {
+    const { records, head } = await store.read();
+    const ledger = new _Ledger(store, given2.budget, given2.clock ?? (() => Date.now() / 1e3), { count: 0, hash: START });
+    for (const record of records) await ledger.replayRecord(record, given2.owner);
+    const { count: count2, hash } = ledger.place;
+    if ((head?.count ?? 0) !== count2 || head !== null && head.hash !== hash) {
+      throw new Refusal(`${BROKEN} it has ${count2} records, expected ${head?.count ?? 0}`);
+    }
+    if (given2.seen && await prefix(records, given2.seen.count) !== given2.seen.hash) {
+      throw new Refusal(`${BROKEN} it is older than it was, or another one`);
+    }
+    if (count2 === 0) {
+      const { budget, owner } = given2;
+      const all = budget && { ...budget, per_run: null, per_period: null, period_days: 30 };
+      const about = { version: 1, fingerprint: name("owner", owner), unit: "example", neighbors: "add_remove" };
+      await ledger.put({ kind: "open", ...about, budget: all });
+    }
+    return ledger;
+  }
+  /** How long the ledger is and its last hash: keep it with a model, and give it to `open` as `seen`. */
+  get head() {
+    return { ...this.place };
+  }
+  /** Return what was reserved under this id, whether or not bytes left. */
+  find(id) {
+    return this.reservations.get(id);
+  }
+  /** All that was reserved, in order, for whoever wants to read it. */
+  entries() {
+    return [...this.reservations];
+  }
+  /** Spend `event` on one query: it counts from when this returns, whatever comes after. */
+  async reserve(id, event, run, digest) {
+    for (const [what, text] of Object.entries({ id, run, digest })) name(what, text);
+    if (this.reservations.has(id)) throw new Refusal(`release ${id} was made already`);
+    const spent = [...this.reservations.values()].map((entry) => entry.event);
+    if (this.budget && !fits(this.budget.epsilon, this.budget.delta, spent, event)) {
+      throw new Refusal("the privacy budget of this client does not allow this release");
+    }
+    await this.put({ kind: "reserve", release_id: id, run, query_digest: digest, event: eventBody(event) });
+    this.underWay.add(id);
+  }
+  /** Go on with what was reserved and never committed: only where nothing was promised, so nothing is drawn twice. */
+  resume(id) {
+    const found = this.reservations.get(id);
+    if (found?.event.kind !== "non_private" || found.payload !== null) {
+      throw new Refusal(`release ${id} was lost in a crash, and stays spent`);
+    }
+    this.underWay.add(id);
+  }
+  /** Keep the bytes of a release, after which they may leave. */
+  async commit(id, bytes) {
+    if (!this.underWay.has(id)) throw new Refusal(`release ${id} is not under way: reserve it first, commit it once`);
+    const payload = hex(await sha256(bytes));
+    await this.put({ kind: "commit", release_id: id, payload }, { id, bytes });
+    this.underWay.delete(id);
+  }
+  /** Return the very bytes that answered this query before; null if the id is new or its answer was lost. */
+  async replay(id, digest) {
+    const found = this.reservations.get(id);
+    if (found === void 0 || found.payload === null) return null;
+    if (found.digest !== digest) throw new Refusal(`release ${id} answered another query; one id stands for one query`);
+    const bytes = await this.store.payload(id);
+    if (bytes === null || hex(await sha256(bytes)) !== found.payload) {
+      throw new Refusal(`the bytes of release ${id} are missing or altered: they cannot be sent again`);
+    }
+    return bytes;
+  }
+  async put(body, payload) {
+    if (!this.sound) throw new Refusal("the ledger could not be written: load the page again");
+    const now = Math.max(this.clock(), this.last);
+    const timed = { ...body, time: now };
+    const hash = await link(this.place.hash, timed);
+    const head = { count: this.place.count + 1, hash };
+    this.sound = false;
+    try {
+      await this.store.append(head.count, canonical({ body: timed, hash }), head, payload);
+    } catch (error) {
+      const why = error instanceof Error ? error.name : "unknown error";
+      throw new Refusal(`the ledger could not be written (${why}); nothing is released`);
+    }
+    this.sound = true;
+    this.place = head;
+    this.add(timed);
+  }
+  async replayRecord(record, owner) {
+    const number2 = this.place.count + 1;
+    let found;
+    try {
+      found = JSON.parse(record);
+      if (found.hash !== await link(this.place.hash, found.body)) throw new Error();
+      if (!(Number(found.body["time"]) >= this.last) || found.body["kind"] === "open" !== (number2 === 1)) throw new Error();
+      this.add(found.body);
+    } catch {
+      throw new Refusal(`${BROKEN} record ${number2} does not continue the chain`);
+    }
+    this.place = { count: number2, hash: found.hash };
+    if (number2 > 1) return;
+    const { fingerprint, budget } = found.body;
+    if (fingerprint !== owner) throw new Refusal(`this ledger is of ${fingerprint}, got ${owner}`);
+    if (budget?.epsilon !== this.budget?.epsilon || budget?.delta !== this.budget?.delta) {
+      const say = (one) => one ? `epsilon ${one.epsilon}, delta ${one.delta}` : "no budget";
+      throw new Refusal(`this phone's ledger is under ${say(budget)}, got ${say(this.budget)}`);
     }
   }
-  return last;
-}
-function adam(theta, sum, means, squares, t, rate, rows) {
-  const step = rate / (1 - 0.9 ** t);
-  const scale = 1 / Math.sqrt(1 - 0.999 ** t);
-  for (let i = 0; i < theta.length; i++) {
-    const g = sum[i] / rows;
-    const mean2 = means[i] = 0.9 * means[i] + 0.1 * g;
-    const square = squares[i] = 0.999 * squares[i] + 1e-3 * g * g;
-    theta[i] -= step * mean2 / (Math.sqrt(square) * scale + 1e-8);
+  add(body) {
+    this.last = Number(body["time"]);
+    const id = String(body["release_id"]);
+    if (body["kind"] === "reserve") {
+      if (this.reservations.has(id)) throw new Error();
+      const [run, digest] = [String(body["run"]), String(body["query_digest"])];
+      this.reservations.set(id, { event: eventOf(body["event"]), run, digest, time: this.last, payload: null });
+    } else if (body["kind"] === "commit") {
+      const found = this.reservations.get(id);
+      if (found === void 0 || found.payload !== null) throw new Error();
+      found.payload = String(body["payload"]);
+    } else if (body["kind"] !== "open") throw new Error();
   }
+};
+function memoryStore() {
+  const records = [];
+  const payloads = /* @__PURE__ */ new Map();
+  let head = null;
+  return {
+    records,
+    read: async () => ({ records: [...records], head }),
+    append: async (number2, record, now, payload) => {
+      if (number2 !== records.length + 1) throw new Error("taken");
+      records.push(record);
+      if (payload) payloads.set(payload.id, payload.bytes.slice());
+      head = now;
+    },
+    payload: async (id) => payloads.get(id) ?? null
+  };
 }
-async function predict(network, inputs, pace = {}) {
-  const size = sizeOf(inputs.shape);
-  const p = new Float32Array(inputs.rows * network.classes);
-  const rest = pacer(pace, "predicting");
-  for (let i = 0; i < inputs.rows; i++) {
-    p.set(softmax(network.forward(inputs.x.subarray(i * size, (i + 1) * size))), i * network.classes);
-    await rest(i / inputs.rows);
-  }
-  return p;
+function canonical(value) {
+  if (typeof value === "number") return number(value);
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const entries = Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1);
+  return `{${entries.map(([key, one]) => `${JSON.stringify(key)}:${canonical(one)}`).join(",")}}`;
 }
-function oneHot2(y, classes) {
-  const p = new Float32Array(y.length * classes);
-  y.forEach((label, i) => p[i * classes + label] = 1);
-  return p;
+function number(value) {
+  if (!Number.isFinite(value)) throw new Refusal(`a record cannot hold ${value}`);
+  const size = Math.abs(value);
+  if (Number.isInteger(value) && size < 2 ** 53) return String(value);
+  const text = size < 1e-4 || size >= 1e16 ? value.toExponential() : String(value);
+  return text.replace(/e([+-])(\d)$/, "e$10$2");
 }
-function scheduleOf(text) {
-  const spec = parse(text);
-  if (spec.name === "constant") return options(spec, {}, "schedule") && (() => 1);
-  if (spec.name === "linear") return options(spec, {}, "schedule") && ((done) => 1 - done);
-  if (spec.name === "cosine") {
-    const { warmup } = options(spec, { warmup: 0 }, "schedule");
-    return (t) => t < warmup ? t / warmup : (1 + Math.cos(Math.PI * (t - warmup) / (1 - warmup))) / 2;
-  }
-  throw new Refusal(`schedule: a phone cannot do '${spec.name}'; set schedule = 'constant'`);
+async function link(before, body) {
+  return hex(await sha256(before, canonical(body)));
 }
-function viewsOf(text) {
-  return split(text, "|").flatMap((one) => {
-    const spec = parse(one);
-    if (spec.name === "none") return [];
-    if (spec.name === "flip") return [flip];
-    if (spec.name === "shift") {
-      const { pixels } = options(spec, { pixels: 2 }, "augment");
-      return [(x, shape, stream) => shift(x, shape, stream, pixels)];
+async function prefix(records, count2) {
+  if (count2 === 0) return START;
+  return records.length < count2 ? "" : JSON.parse(records[count2 - 1]).hash;
+}
+function name(what, text) {
+  if (!NAME.test(text)) throw new Refusal(`${what} must be 1 to 200 letters, digits or ._:/@+-, got '${text.slice(0, 40)}'`);
+  return text;
+}
+var CODES2 = { non_private: 0, no_op: 1, sampled_gaussian: 3 };
+function eventBody(event) {
+  const code = CODES2[event.kind];
+  if (event.kind !== "sampled_gaussian") return { code };
+  return { code, rate: event.rate, noise_multiplier: event.noise, count: event.count, fixed: false };
+}
+function eventOf(body) {
+  const { code, rate, noise_multiplier, count: count2 } = body;
+  if (code === 1) return { kind: "no_op" };
+  if (code !== 3) return { kind: "non_private" };
+  return { kind: "sampled_gaussian", rate, noise: noise_multiplier, count: count2 };
+}
+
+// src/storage.ts
+async function openStore(name2) {
+  const opening = indexedDB.open(name2, 1);
+  opening.onupgradeneeded = () => {
+    for (const part of ["records", "payloads", "head"]) opening.result.createObjectStore(part);
+  };
+  const database = await settled(opening);
+  return {
+    async read() {
+      const reading = database.transaction(["records", "head"], "readonly");
+      const records = settled(reading.objectStore("records").getAll());
+      const head = settled(reading.objectStore("head").get("head"));
+      return { records: await records, head: await head ?? null };
+    },
+    async append(number2, record, head, payload) {
+      const writing = database.transaction(["records", "payloads", "head"], "readwrite", { durability: "strict" });
+      writing.objectStore("records").add(record, number2);
+      writing.objectStore("head").put(head, "head");
+      if (payload) writing.objectStore("payloads").put(payload.bytes.slice(), payload.id);
+      await new Promise((resolve, reject) => {
+        writing.oncomplete = () => resolve();
+        writing.onabort = () => reject(writing.error ?? new Error("aborted"));
+      });
+    },
+    async payload(id) {
+      const found = database.transaction("payloads", "readonly").objectStore("payloads").get(id);
+      return await settled(found) ?? null;
     }
-    throw new Refusal(`augment: a phone cannot do '${spec.name}'; set augment = 'none'`);
+  };
+}
+function settled(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error ?? new Error("failed"));
   });
-}
-function flip(x, shape, stream) {
-  if (stream.uniform() >= 0.5) return;
-  const width = shape[2];
-  for (let row = 0; row < x.length; row += width) x.subarray(row, row + width).reverse();
-}
-function shift(x, shape, stream, pixels) {
-  const [channels, height, width] = shape;
-  const [down, right] = [stream.below(2 * pixels + 1) - pixels, stream.below(2 * pixels + 1) - pixels];
-  const kept2 = x.slice();
-  for (let c = 0; c < channels; c++) {
-    for (let i = 0; i < height; i++) {
-      for (let j = 0; j < width; j++) {
-        const [a, b] = [i - down, j - right];
-        const inside = a >= 0 && a < height && b >= 0 && b < width;
-        x[(c * height + i) * width + j] = inside ? kept2[(c * height + a) * width + b] : 0;
-      }
-    }
-  }
 }
 export {
   CODES,
   Cancelled,
   FLAGS,
+  LEARNERS,
+  Ledger,
   NONE,
   Network,
+  ORDERS,
   QUERY,
   RELEASE,
   Reader,
@@ -1591,35 +2406,52 @@ export {
   VERSION,
   Writer,
   aboveZero,
+  answer,
   argmax,
   around,
   beside,
+  calibrated,
+  canonical,
   chain,
+  clippedSum,
   cnn,
   coins,
+  componentsOf,
+  configOf,
   count,
   crc32,
   crossEntropy,
   decodeQuery,
   density,
+  descend,
+  descendPlainly,
+  descendPrivately,
   distillLoss,
   encodeRelease,
+  epsilonOf,
   evidenceOf,
   expertiseOf,
   featuresOf,
+  fingerprintOf,
+  fits,
   fromHalf,
   hex,
   intrinsicDimension,
   labelBits,
   leading,
   learn,
+  learnerOf,
+  linearSum,
   meanDigamma,
+  memoryStore,
   mlp,
+  modelOf,
   nameOf,
   nearest,
   neighbors,
   normals,
   oneHot2 as oneHot,
+  openStore,
   options,
   pacer,
   pack,
@@ -1629,10 +2461,13 @@ export {
   pcg64,
   pick,
   predict,
+  predictLinearly,
   prepare,
+  projected,
+  protectionOf,
+  rdp,
   read,
   rint,
-  roundOf,
   sample,
   scheduleOf,
   sha256,
@@ -1641,9 +2476,12 @@ export {
   sizeOf,
   softmax,
   spaceOf,
+  spending,
   split,
   system,
   toHalf,
+  total,
+  unitRows,
   unitsOf,
   unpack,
   unpackBits,
@@ -1652,5 +2490,6 @@ export {
   weigh,
   weightLevels,
   weightsAt,
+  whitened,
   write
 };
