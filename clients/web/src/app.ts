@@ -1,12 +1,11 @@
 /** The page itself: what happens, in the order it happens. State is in screens.ts, looks in view.ts, words in words.ts. */
-import { cannotAnswer, weigh } from "./outlook.js";
+import { cannotAnswer, roundOf, weigh } from "./outlook.js";
 import {
   type About, AboutError, type Chosen, type Event, FileError, Fleet, type Happening, type Job, Node, type Photo, type PrivateData,
   Refused, type Result, START, type Sent, type State, type Store, TransferError, type TransferSet, Unreachable, asData, fetchShard,
   fetchTransfer, inverted, mayWork, newKey, next, openStore, readAbout, readFile, readPhoto, register, sameRun, sha256, surroundings,
   wantsNegative,
 } from "./protocol.js";
-import { roundOf } from "./science.js";
 import { type Actions, type Extras, render } from "./view.js";
 import { words } from "./words.js";
 
@@ -44,7 +43,7 @@ const actions: Actions = {
   photos: (files, label, negative) => attempt(() => addPhotos(files, label, negative)),
   unphoto: (id) => attempt(() => keepPhotos(extras.photos.filter((photo) => photo.id !== id))),
   file: (file) => attempt(async () => take(await readFile(file, state.about!))),
-  start: () => attempt(start),
+  start: (limit) => attempt(() => start(limit)),
   pause: () => {
     stop();
     dispatch({ kind: "pause" });
@@ -119,8 +118,9 @@ async function loadTransfer(about: About): Promise<void> {
   show({ samples: transfer.x });
 }
 
-async function start(): Promise<void> {
+async function start(limit: number): Promise<void> {
   const about = state.about!;
+  await store.put({ limit: Number.isNaN(limit) ? undefined : limit });
   await loadTransfer(about);
   if (!state.member) await enter();
   await store.put({ agreed: about, run: undefined, why: undefined });
@@ -200,6 +200,7 @@ async function end(why: "over" | "left"): Promise<void> {
 
 async function erase(): Promise<void> {
   stop();
+  for (const name of await store.names("budget.")) indexedDB.deleteDatabase(`fedkd-ledger-${name.slice(7, 39)}`);
   await store.clear();
   for (const name of await caches.keys()) await caches.delete(name);
   for (const one of (await navigator.serviceWorker?.getRegistrations()) ?? []) await one.unregister();

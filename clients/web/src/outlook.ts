@@ -1,14 +1,17 @@
 /** What a page can say before it computes anything: whether it can answer at all, and how much an answer weighs. */
 import { type About } from "./protocol.js";
-import { type Ballot, Stream, chain, encodeRelease, prepare } from "./science.js";
+import { type Ballot, Stream, chain, QUERY, configOf, encodeRelease, prepare, read } from "./science.js";
 
 /** Bytes of all requests of a round beside the frame: about ten, with a node, a run and names of objects. */
 const REQUESTS = 1500;
 
+/** The round of a question, for showing; the learner looks at the rest of it. */
+export const roundOf = (frame: Uint8Array): number => read(frame, QUERY)[0].round;
+
 /** Why this phone cannot take part in a run, or null. */
 export function cannotAnswer({ config }: About): string | null {
   try {
-    for (const key of ["release", "broadcast"] as const) chain(String(config[key] ?? "float16"), key);
+    configOf(config);
     return null;
   } catch (error) {
     return (error as Error).message;

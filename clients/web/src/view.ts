@@ -14,7 +14,8 @@ export interface Actions {
   readonly photos: (files: readonly File[], label: number, negative: boolean) => void;
   readonly unphoto: (id: string) => void;
   readonly file: (file: File) => void;
-  readonly start: () => void;
+  /** `limit` is the most that may be spent on these examples (epsilon); NaN where nothing is promised. */
+  readonly start: (limit: number) => void;
   readonly pause: () => void;
   readonly resume: () => void;
   readonly leave: () => void;
@@ -181,12 +182,17 @@ function strip(about: About, samples: Float32Array): HTMLElement | null {
 function data(state: State, _: Extras, actions: Actions): Built {
   const about = state.about!, w = words.data;
   const line = notice(), samples = h("div"), album = pictures(about, actions, samples);
+  const epsilon = Number(about.config["epsilon"]), guarded = protection(about).level === "some";
+  const most = h("input", { type: "number", id: "limit", min: epsilon, step: "any", value: epsilon, inputmode: "decimal" });
+  const limit = guarded
+    ? card(w.limit, h("p", {}, w.limitText(epsilon)), h("div", { class: "row" }, h("label", { for: "limit" }, w.limitLabel), most))
+    : null;
   const chosen = h("section", { class: "card chosen", "aria-live": "polite" });
-  const start = button(w.start, actions.start, "main");
+  const start = button(w.start, () => actions.start(guarded ? Math.max(epsilon, Number(most.value) || epsilon) : NaN), "main");
   let told: Chosen | null | undefined, drawn = false;
   return {
     body: [
-      heading(w.title), h("p", { class: "lead" }, w.lead), line, chosen, shards(about, actions), album.part, files(actions),
+      heading(w.title), h("p", { class: "lead" }, w.lead), line, chosen, shards(about, actions), album.part, files(actions), limit,
       bar(button(w.back, actions.back), start),
     ],
     update: (now, extras) => {

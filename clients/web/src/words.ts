@@ -37,6 +37,16 @@ export function protection(about: About): { readonly level: "none" | "some"; rea
   };
 }
 
+/** What the learner calls its steps, as people would. */
+const parts: Readonly<Record<string, string>> = {
+  "training with noise": "Learning from your data, with noise …",
+  "learning what the others know": "Learning what the others know …",
+  predicting: "Looking at the public samples …",
+  "looking at the public images": "Getting to know the public samples …",
+  "finding where the images lie": "Getting to know the public samples …",
+  "comparing images": "Comparing them with yours …",
+};
+
 export const words = {
   title: "fedkd",
   opening: "One moment …",
@@ -82,6 +92,10 @@ export const words = {
     fileTake: "Open a file",
     chosen: "Chosen",
     chosenText: (n: number, title: string) => `${count(n, "example")}: ${title}`,
+    limit: "Your limit",
+    limitText: (epsilon: number) =>
+      `How much may leak about these examples, in all runs together (epsilon)? This run takes ${epsilon}. What you say first holds for good.`,
+    limitLabel: "At most",
     few: "Choose at least two examples.",
     shardTitle: (k: string) => `demo share ${k}`,
     back: "Back",
@@ -97,7 +111,7 @@ export const words = {
       const said: Record<Doing, string> = {
         connecting: "Connecting …",
         waiting: state.log.length ? "Waiting for the next question." : "Waiting for the first question.",
-        training: state.part || "Learning from your data …",
+        training: parts[state.part] ?? "Learning from your data …",
         sending: "Sending the answer …",
         unreachable: "The server does not answer. Trying again; nothing is lost.",
       };

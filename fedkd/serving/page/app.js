@@ -1,10 +1,11 @@
 // src/outlook.ts
 import "./protocol.js";
-import { Stream, chain, encodeRelease, prepare } from "./science.js";
+import { Stream, chain, QUERY, configOf, encodeRelease, prepare, read } from "./science.js";
 var REQUESTS = 1500;
+var roundOf = (frame) => read(frame, QUERY)[0].round;
 function cannotAnswer({ config }) {
   try {
-    for (const key of ["release", "broadcast"]) chain(String(config[key] ?? "float16"), key);
+    configOf(config);
     return null;
   } catch (error) {
     return error.message;
@@ -56,7 +57,6 @@ import {
   surroundings,
   wantsNegative
 } from "./protocol.js";
-import { roundOf } from "./science.js";
 
 // src/dom.ts
 function h(tag, attributes = {}, ...children) {
@@ -141,6 +141,14 @@ function protection(about) {
     text: `Your phone adds noise while it learns, so that whoever sees all that leaves it in all rounds can hardly tell whether any single example of yours was there (differential privacy, epsilon ${Number(epsilon)}, delta ${Number(delta)}; less is stricter). Which classes you have is not hidden.`
   };
 }
+var parts = {
+  "training with noise": "Learning from your data, with noise …",
+  "learning what the others know": "Learning what the others know …",
+  predicting: "Looking at the public samples …",
+  "looking at the public images": "Getting to know the public samples …",
+  "finding where the images lie": "Getting to know the public samples …",
+  "comparing images": "Comparing them with yours …"
+};
 var words = {
   title: "fedkd",
   opening: "One moment …",
@@ -186,6 +194,9 @@ var words = {
     fileTake: "Open a file",
     chosen: "Chosen",
     chosenText: (n, title) => `${count(n, "example")}: ${title}`,
+    limit: "Your limit",
+    limitText: (epsilon) => `How much may leak about these examples, in all runs together (epsilon)? This run takes ${epsilon}. What you say first holds for good.`,
+    limitLabel: "At most",
     few: "Choose at least two examples.",
     shardTitle: (k) => `demo share ${k}`,
     back: "Back",
@@ -201,7 +212,7 @@ var words = {
       const said = {
         connecting: "Connecting …",
         waiting: state2.log.length ? "Waiting for the next question." : "Waiting for the first question.",
-        training: state2.part || "Learning from your data …",
+        training: parts[state2.part] ?? "Learning from your data …",
         sending: "Sending the answer …",
         unreachable: "The server does not answer. Trying again; nothing is lost."
       };
@@ -394,8 +405,11 @@ function strip(about, samples) {
 function data(state2, _, actions2) {
   const about = state2.about, w = words.data;
   const line = notice(), samples = h("div"), album = pictures(about, actions2, samples);
+  const epsilon = Number(about.config["epsilon"]), guarded = protection(about).level === "some";
+  const most = h("input", { type: "number", id: "limit", min: epsilon, step: "any", value: epsilon, inputmode: "decimal" });
+  const limit = guarded ? card(w.limit, h("p", {}, w.limitText(epsilon)), h("div", { class: "row" }, h("label", { for: "limit" }, w.limitLabel), most)) : null;
   const chosen2 = h("section", { class: "card chosen", "aria-live": "polite" });
-  const start2 = button(w.start, actions2.start, "main");
+  const start2 = button(w.start, () => actions2.start(guarded ? Math.max(epsilon, Number(most.value) || epsilon) : NaN), "main");
   let told, drawn = false;
   return {
     body: [
@@ -406,6 +420,7 @@ function data(state2, _, actions2) {
       shards(about, actions2),
       album.part,
       files(actions2),
+      limit,
       bar(button(w.back, actions2.back), start2)
     ],
     update: (now, extras2) => {
@@ -530,7 +545,7 @@ var actions = {
   photos: (files2, label, negative) => attempt(() => addPhotos(files2, label, negative)),
   unphoto: (id) => attempt(() => keepPhotos(extras.photos.filter((photo) => photo.id !== id))),
   file: (file) => attempt(async () => take(await readFile(file, state.about))),
-  start: () => attempt(start),
+  start: (limit) => attempt(() => start(limit)),
   pause: () => {
     stop();
     dispatch({ kind: "pause" });
@@ -590,8 +605,9 @@ async function loadTransfer(about) {
   if (transfer !== kept) await store.put({ transfer });
   show({ samples: transfer.x });
 }
-async function start() {
+async function start(limit) {
   const about = state.about;
+  await store.put({ limit: Number.isNaN(limit) ? void 0 : limit });
   await loadTransfer(about);
   if (!state.member) await enter();
   await store.put({ agreed: about, run: void 0, why: void 0 });
@@ -671,6 +687,7 @@ async function end(why) {
 }
 async function erase() {
   stop();
+  for (const name of await store.names("budget.")) indexedDB.deleteDatabase(`fedkd-ledger-${name.slice(7, 39)}`);
   await store.clear();
   for (const name of await caches.keys()) await caches.delete(name);
   for (const one of await navigator.serviceWorker?.getRegistrations() ?? []) await one.unregister();

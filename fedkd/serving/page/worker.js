@@ -1,38 +1,53 @@
 // src/worker.ts
 import { openStore } from "./protocol.js";
-import { Stream, chain, crossEntropy, decodeQuery, encodeRelease, learn, mlp, oneHot, predict, prepare, scheduleOf } from "./science.js";
+import { Ledger, Surroundings, answer, hex, openStore as openLedgerStore, sha256 } from "./science.js";
 var store = openStore();
-async function answer(job) {
+var known = null;
+async function ledgerOf(job, data, state) {
   const open = await store;
-  const [about, transfer, data] = await Promise.all([
-    open.get("about"),
+  const owner = hex(await sha256(bytes(data.x), bytes(data.y)));
+  const kept = await open.get(`budget.${owner}`);
+  const guarded = job.config["protect"] !== "none";
+  if (kept === null && guarded) return "this phone's data was used without a guarantee before; that cannot be undone by a later one";
+  const limit = await open.get("limit") ?? Number(job.config["epsilon"]);
+  const budget = kept !== void 0 ? kept : guarded ? { epsilon: limit, delta: Number(job.config["delta"]) } : null;
+  await open.put({ [`budget.${owner}`]: budget });
+  const seen = state?.data === owner ? state.ledger : null;
+  return Ledger.open(await openLedgerStore(`fedkd-ledger-${owner.slice(0, 32)}`), { owner, budget, seen });
+}
+var bytes = (values) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+async function work(job) {
+  const open = await store;
+  const [about, transfer, data, state] = await Promise.all([
+    open.get("agreed"),
     open.get("transfer"),
-    open.get("data")
+    open.get("data"),
+    open.get("state")
   ]);
   if (!about || !transfer || !data) return { refusal: "this phone has no data" };
-  const query = decodeQuery(job.frame, transfer.fingerprint, about.rows, about.classes);
-  const network = mlp(about.shape, about.classes).initialize(new Stream(job.key));
-  const pace = { progress: (part, share) => self.postMessage({ share, part }) };
-  const c = about.classes;
-  await learn(
-    network,
-    { x: data.x, shape: about.shape, rows: data.y.length },
-    oneHot(data.y, c),
-    crossEntropy,
-    { epochs: 30, batchSize: 32, learningRate: 3e-3, schedule: scheduleOf("constant"), views: [] },
-    new Stream(job.key, "fit"),
-    pace
-  );
-  const size = about.shape.reduce((a, b) => a * b, 1);
-  const x = new Float32Array(query.rows.length * size);
-  query.rows.forEach((row, k) => x.set(transfer.x.subarray(row * size, (row + 1) * size), k * size));
-  const p = await predict(network, { x, shape: about.shape, rows: query.rows.length }, pace);
-  const ballot = prepare(chain(String(job.config["release"]), "release"), { p, w: new Float32Array(query.rows.length).fill(1), classes: c, encoding: "float32", weightBits: 0 }, new Stream(job.key, "release"));
-  return { frame: encodeRelease(ballot, { kind: "non_private" }, query, BigInt(job.key)) };
+  const ledger = await ledgerOf(job, data, state);
+  if (typeof ledger === "string") return { refusal: ledger };
+  const inputs = { x: transfer.x, rows: about.rows, shape: about.shape };
+  if (known?.fingerprint !== transfer.fingerprint) known = { fingerprint: transfer.fingerprint, surroundings: new Surroundings(inputs) };
+  const site = {
+    key: BigInt(job.key),
+    mine: { x: data.x, y: data.y, rows: data.y.length, shape: data.shape },
+    classes: about.classes,
+    transfer: inputs,
+    fingerprint: transfer.fingerprint,
+    run: job.run
+  };
+  const said = await answer(job.frame, job.config, site, state ?? null, ledger, {
+    progress: (part, share) => self.postMessage({ share, part }),
+    save: (next) => open.put({ state: next }),
+    surroundings: known.surroundings
+  });
+  return "refusal" in said ? said : { frame: said.frame.slice() };
 }
 self.onmessage = ({ data }) => {
-  answer(data).then(
+  work(data).then(
     (result) => self.postMessage(result),
-    (error) => self.postMessage({ refusal: error.name === "Refusal" ? error.message : `the computation failed: ${error.name}` })
+    // Its text may quote what is private.
+    (error) => self.postMessage({ refusal: error.name === "Refusal" ? error.message : `unexpected ${error.name}` })
   );
 };
