@@ -123,7 +123,7 @@ async function start(limit: number): Promise<void> {
   await store.put({ limit: Number.isNaN(limit) ? undefined : limit });
   await loadTransfer(about);
   if (!state.member) await enter();
-  await store.put({ agreed: about, run: undefined, why: undefined });
+  await store.put({ agreed: about, run: undefined, complete: undefined, why: undefined });
   void navigator.storage?.persist?.();
   dispatch({ kind: "joined" });
   void work();

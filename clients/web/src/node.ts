@@ -77,7 +77,7 @@ const SALT = 16;
 /** Milliseconds between two looks for a question: short at first, longer while nothing comes. */
 const SOONEST = 700, LATEST = 5000;
 /** Milliseconds between signs of life, and between looks whether a run still goes on. */
-const ALIVE = 1_400_000, OVER = 10_000;
+const ALIVE = 1_400_000, OVER = 3000;
 
 export class Node {
   private alive = -Infinity;
@@ -105,6 +105,7 @@ export class Node {
       } catch (error) {
         if (this.ended) return;
         if (!(error instanceof Unreachable)) return tell(final(error));
+        if (failures > 2 && (await this.means.store.get("complete"))) return tell({ kind: "over" }); // a server ends with its run
         tell({ kind: "unreachable", line: error.message });
         this.alive = -Infinity; // a server that restarted may have forgotten that we are here
         await wait(1000 * backOff(failures++));
@@ -141,7 +142,8 @@ export class Node {
       return "worked";
     }
     const run = await store.get<bigint>("run");
-    if (run === undefined || this.now() - this.looked < OVER) return "idle";
+    const often = (await store.get("complete")) ? 1 : 5;
+    if (run === undefined || this.now() - this.looked < OVER * often) return "idle";
     this.looked = this.now();
     return (await this.configOf(run)) === null ? "over" : "idle";
   }
@@ -213,7 +215,8 @@ export class Node {
         delivered = false;
       }
     const done: Sent = { ...sent, bytes: sent.bytes + fleet.sent - before, delivered };
-    await store.put({ outbox: undefined, [`sent.${String(sent.at).padStart(15, "0")}`]: done });
+    const last = delivered && sent.refusal === null && sent.round >= Number(this.means.agreed["rounds"]);
+    await store.put({ outbox: undefined, ...(last ? { complete: true } : {}), [`sent.${String(sent.at).padStart(15, "0")}`]: done });
     tell({ kind: "sent", sent: done });
     return delivered ? "worked" : "over";
   }

@@ -227,6 +227,21 @@ test("a run that is over is told, and an answer for it is noted as too late", as
   assert.equal(two.told.at(-1).kind, "over");
 });
 
+test("a server that ends with its last round is thanked, not looked for", async () => {
+  const server = new Server(), store = page.memoryStore();
+  await server.ask({ frame: frame(2) });
+  server.fails = (_, n) => (n > 12 ? "line" : null);
+  const { node, told } = phone(server, { store });
+  await node.live();
+  assert.deepEqual([...new Set(told.map((what) => what.kind))], ["training", "sending", "sent", "waiting", "unreachable", "over"]);
+  const early = new Server();
+  await early.ask({ frame: frame(1) });
+  early.fails = (_, n) => (n > 12 ? "line" : null);
+  const other = phone(early);
+  await other.node.live(); // until the test's patience ends it
+  assert.equal(other.told.at(-1).kind, "unreachable");
+});
+
 test("a question whose time is up is not answered", async () => {
   const server = new Server();
   await server.ask({ frame: frame(1) }, { ttl: -1 });

@@ -610,7 +610,7 @@ async function start(limit) {
   await store.put({ limit: Number.isNaN(limit) ? void 0 : limit });
   await loadTransfer(about);
   if (!state.member) await enter();
-  await store.put({ agreed: about, run: void 0, why: void 0 });
+  await store.put({ agreed: about, run: void 0, complete: void 0, why: void 0 });
   void navigator.storage?.persist?.();
   dispatch({ kind: "joined" });
   void work();
