@@ -113,7 +113,7 @@ def test_the_committed_bundle_is_what_the_sources_make(tmp_path):
     done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         pytest.skip(f"npm cannot install the tools: {done.stderr[-300:]}")
-    for name in ("src", "tsconfig.json", "build.mjs"):
+    for name in ("src", "page", "tsconfig.json", "build.mjs"):
         (tmp_path / name).symlink_to(WEB / name) if name != "build.mjs" else shutil.copy(WEB / name, tmp_path)
     run([tmp_path / "node_modules" / ".bin" / "tsc", "--noEmit"], cwd=tmp_path)
     in_node(tmp_path / "build.mjs", tmp_path / "page")

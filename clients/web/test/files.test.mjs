@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import * as page from "../../../fedkd/serving/page/protocol.js";
+import { page } from "./support.mjs";
 
 const vectors = JSON.parse(readFileSync(new URL("../../../tests/vectors/phone_files.json", import.meta.url)));
 const bytes = (name) => new Uint8Array(Buffer.from(vectors[name].base64, "base64"));

@@ -1,7 +1,7 @@
 // A node and a server in memory that speaks Fleet: what is lost when lines break, pages reload and servers lie. Nothing.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import * as page from "../../../fedkd/serving/page/protocol.js";
+import { page } from "./support.mjs";
 
 const ID = 18364758544493064720n, RUN = 42n, NOW = 1_795_300_000_000;
 const CONFIG = { protect: "none", rounds: 2 };
@@ -233,7 +233,7 @@ test("a server that ends with its last round is thanked, not looked for", async 
   server.fails = (_, n) => (n > 12 ? "line" : null);
   const { node, told } = phone(server, { store });
   await node.live();
-  assert.deepEqual([...new Set(told.map((what) => what.kind))], ["training", "sending", "sent", "waiting", "unreachable", "over"]);
+  assert.deepEqual(told.map((what) => what.kind).slice(-5), ["sent", ...Array(3).fill("unreachable"), "over"]);
   const early = new Server();
   await early.ask({ frame: frame(1) });
   early.fails = (_, n) => (n > 12 ? "line" : null);

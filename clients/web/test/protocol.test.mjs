@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createVerify } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import * as page from "../../../fedkd/serving/page/protocol.js";
+import { page } from "./support.mjs";
 
 const vectors = JSON.parse(readFileSync(new URL("../../../tests/vectors/phone_fleet.json", import.meta.url)));
 const hex = (bytes) => Buffer.from(bytes).toString("hex");

@@ -1,7 +1,7 @@
 // What the page shows, one state and one event at a time.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import * as page from "../../../fedkd/serving/page/protocol.js";
+import { page } from "./support.mjs";
 
 const said = {
   fedkd: "0.1.0", wire: 2, name: "digits", classes: 3, class_names: ["a", "b", "c"], shape: [1, 4, 4], rows: 5,

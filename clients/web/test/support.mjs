@@ -7,6 +7,7 @@ const root = new URL("../../../", import.meta.url);
 const folder = process.env.FEDKD_PAGE ? pathToFileURL(`${process.env.FEDKD_PAGE}/`) : new URL("fedkd/serving/page/", root);
 
 export const fedkd = await import(new URL("science.js", folder).href);
+export const page = await import(new URL("protocol.js", folder).href);
 export const vectors = JSON.parse(readFileSync(new URL("tests/vectors/phone.json", root), "utf8"));
 
 const KINDS = { "<f4": Float32Array, "|u1": Uint8Array };
