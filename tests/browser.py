@@ -89,13 +89,16 @@ class Browser:
     def phone(self, url):
         """Open ``url`` on a phone of its own."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
-        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        phone = Phone(self, session)
-        for domain in ("Page", "Runtime", "Log", "DOM"):
-            phone.call(f"{domain}.enable")
+        phone = self.attach(self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"])
         phone.call("Emulation.setDeviceMetricsOverride", **PHONE)
         phone.go(url)
+        return phone
+
+    def attach(self, target):
+        """Return a page that is open already."""
+        phone = Phone(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            phone.call(f"{domain}.enable")
         return phone
 
     def close(self):

@@ -37,27 +37,42 @@ export const brightness = (x: Float32Array): number => x.reduce((sum, value) => 
 export const wantsNegative = (photo: Float32Array, samples: Float32Array): boolean =>
   Math.abs(brightness(photo) - brightness(samples)) > Math.abs(1 - brightness(photo) - brightness(samples)) + 0.1;
 
+/** Pictures (channels, h, w) made small: every new pixel is the mean of the area that it covers. */
+export function shrink(x: Float32Array, channels: number, from: readonly [number, number], to: readonly [number, number]): Float32Array<ArrayBuffer> {
+  const [h, w] = from, [height, width] = to, out = new Float32Array(channels * height * width);
+  const rows = shares(h, height), columns = shares(w, width);
+  for (let c = 0; c < channels; c++)
+    for (let i = 0; i < height; i++)
+      for (let j = 0; j < width; j++) {
+        let sum = 0;
+        for (const [y, a] of rows[i]!) for (const [k, b] of columns[j]!) sum += a * b * x[(c * h + y) * w + k]!;
+        out[(c * height + i) * width + j] = sum;
+      }
+  return out;
+}
+
+/** For each of `to` equal parts of a line of `from` pixels: which pixels it covers, and their shares of it. */
+function shares(from: number, to: number): [number, number][][] {
+  return Array.from({ length: to }, (_, i) => {
+    const start = (i * from) / to, end = ((i + 1) * from) / to, some: [number, number][] = [];
+    for (let k = Math.floor(start); k < end - 1e-9; k++) some.push([k, (Math.min(end, k + 1) - Math.max(start, k)) / (end - start)]);
+    return some;
+  });
+}
+
+/** Pixels on a side that a picture is read with at most: more would only cost time. */
+const SIDE = 1024;
+
 export async function readPhoto(file: Blob, shape: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
   const [channels, height, width] = shape as [number, number, number];
   const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
-  const part = middle(picture.width, picture.height, width, height);
-  // Halved until it is nearly small enough: one large step would skip most of the pixels.
-  let [w, h] = [part.w, part.h];
-  let from: CanvasImageSource = picture;
-  let at = part;
-  while (true) {
-    [w, h] = w / 2 > width && h / 2 > height ? [w / 2, h / 2] : [width, height];
-    const canvas = new OffscreenCanvas(Math.ceil(w), Math.ceil(h));
-    const pen = canvas.getContext("2d")!;
-    pen.imageSmoothingQuality = "high";
-    pen.drawImage(from, at.x, at.y, at.w, at.h, 0, 0, canvas.width, canvas.height);
-    if (w === width && h === height) {
-      picture.close();
-      return pixels(pen.getImageData(0, 0, width, height).data, channels);
-    }
-    from = canvas;
-    at = { x: 0, y: 0, w: canvas.width, h: canvas.height };
-  }
+  const part = middle(picture.width, picture.height, width, height), scale = Math.min(1, SIDE / Math.max(part.w, part.h));
+  const w = Math.max(width, Math.round(part.w * scale)), h = Math.max(height, Math.round(part.h * scale));
+  const pen = new OffscreenCanvas(w, h).getContext("2d")!;
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(picture, part.x, part.y, part.w, part.h, 0, 0, w, h);
+  picture.close();
+  return shrink(pixels(pen.getImageData(0, 0, w, h).data, channels), channels, [h, w], [height, width]);
 }
 
 /** An input as RGBA bytes to show, or null if it is no picture. */

@@ -67,6 +67,14 @@ test("a picture is cut in its middle, and gray is how bright it looks", () => {
   assert.equal(page.rgba(new Float32Array(4), [4]), null);
 });
 
+test("a picture is made small by the means of what each pixel covers", () => {
+  const line = Float32Array.of(0, 0, 0, 6, 6, 6, 0, 0, 0);
+  assert.deepEqual([...page.shrink(line, 1, [1, 9], [1, 3])], [0, 6, 0]);
+  assert.deepEqual([...page.shrink(line, 1, [1, 9], [1, 2])], [2, 2]);
+  assert.deepEqual([...page.shrink(Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8), 2, [2, 2], [1, 1])], [2.5, 6.5]);
+  assert.deepEqual([...page.shrink(Float32Array.of(1, 2), 1, [1, 2], [1, 4])], [1, 1, 2, 2]);
+});
+
 test("photos become examples in their order", () => {
   const data = page.asData([{ id: "a", label: 2, pixels: Float32Array.of(1, 2) }, { id: "b", label: 0, pixels: Float32Array.of(3, 4) }], [1, 1, 2], "");
   assert.deepEqual([[...data.x], [...data.y]], [[1, 2, 3, 4], [2, 0]]);

@@ -983,26 +983,36 @@ function pixels(rgba2, channels) {
 var inverted = (x) => Float32Array.from(x, (value) => 1 - value);
 var brightness = (x) => x.reduce((sum, value) => sum + value, 0) / Math.max(1, x.length);
 var wantsNegative = (photo, samples) => Math.abs(brightness(photo) - brightness(samples)) > Math.abs(1 - brightness(photo) - brightness(samples)) + 0.1;
+function shrink(x, channels, from, to) {
+  const [h, w] = from, [height, width] = to, out = new Float32Array(channels * height * width);
+  const rows = shares(h, height), columns = shares(w, width);
+  for (let c = 0; c < channels; c++)
+    for (let i = 0; i < height; i++)
+      for (let j = 0; j < width; j++) {
+        let sum = 0;
+        for (const [y, a] of rows[i]) for (const [k, b] of columns[j]) sum += a * b * x[(c * h + y) * w + k];
+        out[(c * height + i) * width + j] = sum;
+      }
+  return out;
+}
+function shares(from, to) {
+  return Array.from({ length: to }, (_, i) => {
+    const start = i * from / to, end = (i + 1) * from / to, some = [];
+    for (let k = Math.floor(start); k < end - 1e-9; k++) some.push([k, (Math.min(end, k + 1) - Math.max(start, k)) / (end - start)]);
+    return some;
+  });
+}
+var SIDE = 1024;
 async function readPhoto(file, shape) {
   const [channels, height, width] = shape;
   const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
-  const part = middle(picture.width, picture.height, width, height);
-  let [w, h] = [part.w, part.h];
-  let from = picture;
-  let at = part;
-  while (true) {
-    [w, h] = w / 2 > width && h / 2 > height ? [w / 2, h / 2] : [width, height];
-    const canvas = new OffscreenCanvas(Math.ceil(w), Math.ceil(h));
-    const pen = canvas.getContext("2d");
-    pen.imageSmoothingQuality = "high";
-    pen.drawImage(from, at.x, at.y, at.w, at.h, 0, 0, canvas.width, canvas.height);
-    if (w === width && h === height) {
-      picture.close();
-      return pixels(pen.getImageData(0, 0, width, height).data, channels);
-    }
-    from = canvas;
-    at = { x: 0, y: 0, w: canvas.width, h: canvas.height };
-  }
+  const part = middle(picture.width, picture.height, width, height), scale = Math.min(1, SIDE / Math.max(part.w, part.h));
+  const w = Math.max(width, Math.round(part.w * scale)), h = Math.max(height, Math.round(part.h * scale));
+  const pen = new OffscreenCanvas(w, h).getContext("2d");
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(picture, part.x, part.y, part.w, part.h, 0, 0, w, h);
+  picture.close();
+  return shrink(pixels(pen.getImageData(0, 0, w, h).data, channels), channels, [h, w], [height, width]);
 }
 function rgba(x, shape) {
   if (shape.length !== 3 || shape[0] !== 1 && shape[0] !== 3) return null;
@@ -1160,6 +1170,7 @@ export {
   safetensors,
   sameRun,
   sha256,
+  shrink,
   surroundings,
   unpack,
   wantsNegative,
