@@ -73,9 +73,7 @@ def _served(terms: Any) -> Any:
         from fedkd.serving.board import TerminalBoard
         from fedkd.serving.service import serve
 
-        directory = RunDirectory(path)
-        directory.note(SERVED, command_line())
-        terms.write(directory.terms)
+        RunDirectory(path).note(SERVED, command_line())
         with TerminalBoard(out) as board:
             code = serve(settings, path, terms, board)
         return outcome(code, path)

@@ -21,7 +21,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -132,6 +132,8 @@ def front(offer: Offer, gate: Gate, register: Register, *, page: Path = PAGE) ->
         except AdmissionError as error:
             log.info("%s", json.dumps({"call": "join", "status": 403, "why": str(error)}))
             return gate.failed(request) or refusal(403, str(error))
+        except (TimeoutError, ClientDisconnect):
+            return refusal(408, "the request to join did not come in whole")
         except ConnectionError as error:
             return refusal(503, str(error), 5)
         except FedkdError as error:

@@ -26,6 +26,7 @@ from fedkd.federation import Federation
 from fedkd.flower.appdir import app_directory
 from fedkd.frames import VERSION
 from fedkd.preflight import check_data
+from fedkd.rundir import RunDirectory
 from fedkd.serving import pki as certificates
 from fedkd.serving.center import Center, center
 from fedkd.serving.front import Offer, front
@@ -73,7 +74,8 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
         shared = check_data(config)
         with listening(terms.host, terms.port) as listener:
             terms = replace(terms, port=listener.getsockname()[1], home=str(home.folder))
-            terms.write(home.terms)
+            for place in (home.terms, RunDirectory(path).terms):
+                terms.write(place)
             offer = offer_of(config, path.name, shared, pki, demo=terms.demo)
             board.line(f"starting Flower's SuperLink; logs in {home.flower}")
             with (
@@ -89,7 +91,8 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
                 try:
                     return behind.link.follow(run, board.line)
                 except BaseException:
-                    behind.link.stop(run)
+                    with contextlib.suppress(FedkdError):  # it may have ended itself
+                        behind.control.stop_runs()
                     raise
 
 
