@@ -27,7 +27,7 @@ from fedkd.data_files import Part
 from fedkd.errors import DataError, SpecError
 from fedkd.random import generator
 from fedkd.registry import Registry
-from fedkd.softlabels import Array
+from fedkd.softlabels import Array, distinct
 
 ROOT = "~/.fedkd/data"
 ROOT_VARIABLE = "FEDKD_DATA_DIR"  # not FEDKD_DATA: the configuration reads that one as its key ``data``
@@ -328,7 +328,7 @@ def _assemble(
     y_test: Array = train.y[:0] if test is None or test.y is None else test.y
     names = train.class_names or class_names
     if train.y.dtype.kind == "U":
-        names = tuple(str(one) for one in np.unique(np.concatenate([train.y, y_test.astype(str)])))
+        names = tuple(str(one) for one in distinct(np.concatenate([train.y, y_test.astype(str)])))
     y = _class_numbers(train.y, names, f"{name}: labels")
     y_test = _class_numbers(y_test, names, f"{name}: test labels")
     known = classes or len(names) or int(max(y.max(initial=-1), y_test.max(initial=-1))) + 1
@@ -357,7 +357,7 @@ def _warn_of_odd_labels(data: Dataset) -> None:
 
     No error: a sample of data with many classes may lack some. A client's own file is not looked at.
     """
-    seen = np.unique(np.concatenate([data.y, data.y_test]))
+    seen = distinct(np.concatenate([data.y, data.y_test]))
     if len(seen) == 1:
         warnings.warn(f"{data.name}: all labels are {seen[0]}: one class alone is nothing to learn", stacklevel=2)
     elif len(seen) < data.classes:
@@ -420,7 +420,7 @@ def stratified(y: Array, size: int, rng: np.random.Generator) -> Array:
     """
     order = np.argsort(rng.random(len(y)), kind="stable")
     place = np.empty(len(y))
-    for label in np.unique(y):
+    for label in distinct(y):
         rows = order[y[order] == label]
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
     return np.sort(order[np.argsort(place[order], kind="stable")][:size])

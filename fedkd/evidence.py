@@ -17,7 +17,7 @@ from fedkd.expertise.plain import above_zero
 from fedkd.expertise.space import around, nearest, space
 from fedkd.records import TransferSet
 from fedkd.registry import Registry
-from fedkd.softlabels import Array
+from fedkd.softlabels import Array, distinct
 
 evidence = Registry("evidence")
 
@@ -77,11 +77,11 @@ def log_ratios(
         return ratios
     public, project = space(transfer, dimensions)
     theirs, rows = around(public, (transfer.fingerprint, dimensions, "space"), neighbors), np.arange(len(public))
-    mine, held = project(private), np.unique(y)
+    mine, held = project(private), distinct(y)
     for c in held:
         own = mine[y == c]
         ratios[:, c] = log_ratio(nearest(public, own, min(neighbors, len(own))), rows, theirs, len(own), concentration)
-    unseen = np.setdiff1d(np.arange(classes), held)
+    unseen = np.flatnonzero(~np.isin(np.arange(classes), held))
     ratios[:, unseen] = np.minimum(ABSENT, ratios[:, held].min(axis=1))[:, None]
     return ratios
 

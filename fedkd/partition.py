@@ -11,7 +11,7 @@ import numpy as np
 
 from fedkd.errors import DataError
 from fedkd.registry import Registry
-from fedkd.softlabels import Array
+from fedkd.softlabels import Array, distinct
 
 partition = Registry("partition")
 
@@ -35,7 +35,7 @@ def dirichlet(
     _positive(alpha, "dirichlet")
     _enough(len(keys), clients, minimum, "dirichlet")
     parts: list[list[Array]] = [[] for _ in range(clients)]
-    for label in np.unique(keys):
+    for label in distinct(keys):
         rows = _shuffled(np.flatnonzero(keys == label), rng)
         for part, share in zip(parts, _deal(rows, rng.dirichlet(np.full(clients, alpha))), strict=True):
             part.append(share)
@@ -57,7 +57,7 @@ def inner_dirichlet(
             f"partition 'inner_dirichlet': {clients} clients of size {size} need {clients * size} rows, "
             f"the private data has {len(keys)}"
         )
-    known = np.unique(keys)
+    known = distinct(keys)
     pools = [list(_shuffled(np.flatnonzero(keys == label), rng)) for label in known]
     parts = []
     for _ in range(clients):
@@ -80,7 +80,7 @@ def classes(keys: Array, clients: int, rng: np.random.Generator, *, per_client: 
     Holders are balanced: two classes differ by one holder at most. Where clients * per_client is less than the number
     of classes, some classes are held by nobody and their rows are left out.
     """
-    known = np.unique(keys)
+    known = distinct(keys)
     if not 1 <= per_client <= len(known):
         raise DataError(f"partition 'classes': per_client must be in [1, {len(known)}], got {per_client}")
     holders: list[list[int]] = [[] for _ in known]
@@ -113,7 +113,7 @@ def specialists(
     """
     if not 1 <= focus < np.inf:
         raise DataError(f"partition 'specialists': focus must be at least 1 and finite, got {focus}")
-    known = [str(label) for label in np.unique(keys)]
+    known = [str(label) for label in distinct(keys)]
     chosen = [group.split() for group in groups.split("/")] if groups.strip() else _in_turn(known, clients)
     strange = sorted({label for group in chosen for label in group} - set(known))
     if strange or not all(chosen):
@@ -121,7 +121,7 @@ def specialists(
         raise DataError(f"partition 'specialists': {wrong} in groups = {groups!r}; classes are {' '.join(known)}")
     _enough(len(keys), clients, 1, "specialists")
     parts: list[list[Array]] = [[] for _ in range(clients)]
-    for label in np.unique(keys):
+    for label in distinct(keys):
         weight = np.array([focus if str(label) in chosen[k % len(chosen)] else 1.0 for k in range(clients)])
         rows = _shuffled(np.flatnonzero(keys == label), rng)
         for part, share in zip(parts, _deal(rows, weight / weight.sum()), strict=True):

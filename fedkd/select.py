@@ -13,7 +13,7 @@ import numpy as np
 from fedkd.errors import DataError
 from fedkd.memory import Pool
 from fedkd.registry import Registry
-from fedkd.softlabels import Array, entropy
+from fedkd.softlabels import Array, distinct, entropy
 
 select = Registry("selection")
 
@@ -102,7 +102,7 @@ def balanced(pool: Pool, rng: np.random.Generator, *, size: int = 1000) -> Selec
     seen = pool.answer(everything).argmax(axis=1) if pool.memory.stamp.any() else np.zeros(len(pool), np.int64)
     order = rng.permutation(len(pool))
     turn = np.empty(len(pool), np.int64)  # the how-manieth of its class a row is, in random order
-    for label in np.unique(seen):
+    for label in distinct(seen):
         members = order[seen[order] == label]
         turn[members] = np.arange(len(members))
     return _ask(np.sort(order[np.argsort(turn[order], kind="stable")[:size]]))

@@ -13,7 +13,7 @@ from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifie
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import has_fit_parameter
 
-from fedkd.softlabels import Array, one_hot
+from fedkd.softlabels import Array, distinct, one_hot
 
 
 def build(kind: str, classes: int, pseudo: float, **options: Any) -> SklearnLearner:
@@ -91,7 +91,7 @@ class SklearnLearner:
         """Accept the nothing that :meth:`state` returned."""
 
     def _fit(self, x: Array, y: Array, weight: Array, rng: np.random.Generator) -> None:
-        seen = np.unique(y)
+        seen = distinct(y)
         if len(seen) < 2:  # most estimators refuse one class; the answer is known anyway
             self._model, self._only = None, one_hot(seen[:1], self.classes)[0]
             return

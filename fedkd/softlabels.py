@@ -58,3 +58,17 @@ def check_soft_labels(p: Array, rows: int, classes: int, *, whose: str = "soft l
             f"and sum {worst.sum():.4g}; are these logits?"
         )
     return p.astype(np.float32, copy=False)
+
+
+def distinct(values: Array) -> Array:
+    """Return the distinct ``values``, sorted.
+
+    ``np.unique`` alone would load masked arrays, for which there is no use here and which take 10 MB of a device.
+    """
+    return np.asarray(np.unique(values, return_counts=True)[0])
+
+
+def middle(values: Array) -> float:
+    """Return the median of ``values`` (n,), n > 0; ``np.median`` would load masked arrays too."""
+    found = np.sort(values, axis=None)
+    return float(found[(len(found) - 1) // 2 : len(found) // 2 + 1].mean())

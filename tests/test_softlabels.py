@@ -1,12 +1,19 @@
 """Distributions over classes: what is one, and the few functions on them."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedkd.errors import SoftLabelError
-from fedkd.softlabels import check_soft_labels, entropy, normalize, one_hot, softmax
+from fedkd.softlabels import check_soft_labels, distinct, entropy, middle, normalize, one_hot, softmax
+
+ROOT = Path(__file__).resolve().parent.parent
 
 GOOD = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
 
@@ -97,3 +104,24 @@ def test_no_rows_are_fine_where_none_were_asked():
 def test_whatever_is_no_distribution_says_what_it_is(p, message):
     with pytest.raises(SoftLabelError, match=f"^soft labels of client 3 .*{message}"):
         check_soft_labels(p, 2, 3, whose="soft labels of client 3")
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=9))
+def test_distinct_and_middle_are_what_numpy_says_without_what_it_loads(values):
+    found = np.array(values, np.float32)
+    assert (distinct(found) == np.unique(found)).all()
+    assert middle(found) == np.median(found)
+
+
+def test_a_client_loads_no_masked_arrays():
+    code = (
+        "import sys, numpy as np\nfrom fedkd.client import Site, answer\nfrom fedkd.codec import encode_query\n"
+        "from fedkd.config import Config\nfrom fedkd.federation import federation\nfrom fedkd.records import Query\n"
+        "config = Config(learner='linear', student='none')\n"
+        "shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)\n"
+        "frame = encode_query(Query(1, np.arange(400), 10, shared.transfer.fingerprint), 400)\n"
+        "answer(Site(0, *shared.private(0), 10, shared.transfer), frame, config)\nprint('numpy.ma' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"

@@ -14,7 +14,7 @@ from fedkd.expertise.space import CHUNK, Project, space
 from fedkd.privacy.noise import Entropy, SeededEntropy
 from fedkd.random import generator
 from fedkd.records import TransferSet
-from fedkd.softlabels import Array
+from fedkd.softlabels import Array, middle
 
 SIGMA = 3.7
 """Noise over sensitivity: epsilon 1 at delta 1e-5 for one example added or removed."""
@@ -174,4 +174,4 @@ def _median_distance(public: Array) -> float:
     probe = public[:: max(1, len(public) // 500)].astype(np.float64)
     squares = (probe**2).sum(axis=1)
     d2 = squares[:, None] + squares - 2 * probe @ probe.T
-    return float(np.sqrt(max(np.median(d2[np.triu_indices(len(d2), 1)]), 0.0))) or 1.0 if len(probe) > 1 else 1.0
+    return float(np.sqrt(max(middle(d2[np.triu_indices(len(d2), 1)]), 0.0))) or 1.0 if len(probe) > 1 else 1.0

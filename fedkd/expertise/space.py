@@ -12,7 +12,7 @@ import numpy as np
 from fedkd.features import SIDE, shapes
 from fedkd.random import generator
 from fedkd.records import TransferSet
-from fedkd.softlabels import Array
+from fedkd.softlabels import Array, middle
 
 WIDE = 1024
 """Inputs of more values than this get their principal components from at most 2000 rows."""
@@ -77,7 +77,7 @@ def typical_distance(public: Array, key: tuple[Any, ...], neighbors: int) -> flo
         probe = public[sample(len(public), 1000)]  # they fix a median well enough
         k = min(neighbors + 1, len(public))  # the nearest row is the row itself
         distance = kth_distance(probe, public, k)
-        scale = float(np.median(distance)) or float(distance.mean()) or 1.0  # most rows may be there twice
+        scale = middle(distance) or float(distance.mean()) or 1.0  # most rows may be there twice
         _SCALE.clear()
         _SCALE[(*key, neighbors)] = scale
     return scale
@@ -109,7 +109,7 @@ def around(public: Array, key: tuple[Any, ...], neighbors: int) -> Around:
         r = nearest(public, public[some], min(k + 1, len(some)))
         own = np.isin(np.arange(len(public)), some)  # the nearest to such a row is the row itself
         r = np.where(own[:, None], r[:, -k:], r[:, :k])
-        least = 0.1 * (float(np.median(r[:, -1])) or float(r[:, -1].mean()) or 1.0)  # most rows may be there twice
+        least = 0.1 * (middle(r[:, -1]) or float(r[:, -1].mean()) or 1.0)  # most rows may be there twice
         log_r = np.log(np.maximum(r, least)).mean(axis=1)
         found = Around(log_r.astype(np.float32), len(some), mean_digamma(k), intrinsic_dimension(public))
         _AROUND.clear()

@@ -3,13 +3,18 @@
 import os
 import sys
 
-LIBRARIES = ("OMP", "OPENBLAS", "MKL")
+FRUGAL = {
+    "OMP_NUM_THREADS": "1",  # each more thread of linear algebra would keep memory of its own
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # or it looks through every package that is installed
+}
 
 
 def main() -> None:
-    """Run the node with one thread for linear algebra: each more would keep memory of its own."""
-    for library in LIBRARIES:  # read when numpy is loaded, so before that
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    """Run the node, with an environment that is read when libraries are loaded, so before that."""
+    for name, value in FRUGAL.items():
+        os.environ.setdefault(name, value)
     from fedkd.fleet.resident import main as run
 
     sys.exit(run())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from fedkd.fleet.node import Node
 from fedkd.units import size
 
 INTERRUPTED = 130
+_MMAP_THRESHOLD = -3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +52,25 @@ def live(home: Home, *, once: bool = False) -> int:
         address = Address.of(settings.url, insecure=True)
         context = trusting(home.known_authority()) if address.secure else None
         link = Link(address, context, Identity.at(home.key), bandwidth=settings.bandwidth)
-        node = Node(home, link, settings, home.common(settings.about), observe=show)
+        give_back = frugal()
+
+        def observe(event: str, facts: Mapping[str, Any]) -> None:
+            show(event, facts)
+            give_back()
+
+        node = Node(home, link, settings, home.common(settings.about), observe=observe)
         return node.run(once=once)
+
+
+def frugal() -> Callable[[], None]:
+    """Have freed memory go back to the system, where the C library can be told so; return what gives back the rest."""
+    try:
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 64 * 1024)  # else it grows with the largest array that was ever freed
+        trim = library.malloc_trim
+    except (OSError, AttributeError, TypeError):  # not the GNU library
+        return lambda: None
+    return lambda: trim(0)
 
 
 def show(event: str, facts: Mapping[str, Any]) -> None:
