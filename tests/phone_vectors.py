@@ -1,7 +1,7 @@
-"""Golden vectors for clients that are not Python, a phone first of all: ``python tests/phone_vectors.py`` writes them anew.
+"""Golden vectors for clients that are not Python, a phone first of all; run as a script, this writes them anew.
 
 Whoever speaks for a client in another language checks itself against ``tests/vectors/phone.json``: frames to the byte,
-features, distances, weights and evidence, privacy costs, and what a small network says. Arrays are base64, little-endian.
+features, distances, weights and evidence, privacy costs, what a small network says. Arrays are base64, little-endian.
 """
 
 import base64
@@ -85,7 +85,11 @@ def queries():
         yield {"name": name, "frame": frame.hex(), "round": 3, "rows": rows.tolist(), "feedback": said}
     flat = Teacher(np.full((40, 3), 1 / 3, np.float32), np.arange(40))  # worth compressing
     known = remember_feedback(None, Query(2, some, 3, sha, back), "grid5", 40)
-    for coding, feedback, encoding in (("range_code", back, "grid5"), ("zstd", flat, "float32"), ("delta", back, "grid5")):
+    for coding, feedback, encoding in (
+        ("range_code", back, "grid5"),
+        ("zstd", flat, "float32"),
+        ("delta", back, "grid5"),
+    ):
         frame = encode_query(Query(3, some, 3, sha, feedback), 40, encoding, coding=[coding], known=known)
         yield {"name": f"refused: {coding}", "frame": frame.hex(), "refused": "set broadcast = 'float16'"}
 
@@ -102,7 +106,8 @@ def releases():
         query = Query(2, np.arange(9), 7, sha)
         yield {
             "chain": chain, "round": 2, "p": packed(raw.p), "w": packed(raw.w), "released": packed(made.p),
-            "weights": packed(made.w), "event": type(event).__name__, "frame": encode_release(made, query, CLIENT).hex(),
+            "weights": packed(made.w), "event": type(event).__name__,
+            "frame": encode_release(made, query, CLIENT).hex(),
         }  # fmt: skip
     for name, w in (("equal weights", np.full(9, 0.3, np.float32)), ("a weight each", np.arange(9, dtype=np.float32))):
         release = Release(soft_labels(9, 7), w)
@@ -145,7 +150,13 @@ def losses():
         given = z.clone().requires_grad_()
         value = distill_loss.build(spec)(given, p)
         value.sum().backward()
-        yield {"spec": spec, "z": packed(z), "p": packed(p), "loss": packed(value.detach()), "slope": packed(given.grad)}
+        yield {
+            "spec": spec,
+            "z": packed(z),
+            "p": packed(p),
+            "loss": packed(value.detach()),
+            "slope": packed(given.grad),
+        }
 
 
 def networks():

@@ -8,6 +8,7 @@ import { sizeOf, type Inputs } from "./features.js";
 import type { Head, Ledger } from "./ledger.js";
 import { modelOf, type Model } from "./models.js";
 import type { Pace } from "./pace.js";
+import { eventOf, type Spending } from "./privacy.js";
 import { hex, sha256, Stream, system, type Entropy } from "./random.js";
 import { prepare } from "./release.js";
 
@@ -65,8 +66,9 @@ export async function answer(
   around: Surround = {},
 ): Promise<Answer> {
   try {
-    checkSite(site);
-    return await answered(frame, configOf(run, around.noise), site, state, ledger, around);
+    const config = configOf(run, around.noise);
+    checkSite(site, config);
+    return await answered(frame, config, site, state, ledger, around);
   } catch (error) {
     if (error instanceof Cancelled) throw error;
     // The text of an error that nobody foresaw may quote private data.
@@ -85,13 +87,14 @@ async function answered(
   const { key, mine, classes, transfer } = site;
   const digest = hex(await sha256(frame));
   const query = decodeQuery(frame, site.fingerprint, transfer.rows, classes);
-  const charge = await begin(ledger, config, site.run, query.round, digest);
-  if (charge.sent) return { frame: charge.sent, state: null };
+  const sent = await ledger.replay(nameOf(config, site.run, query.round, digest), digest);
+  if (sent) return { frame: sent, state: null };
   const known = recalled(before, config, query.round, digest);
   const spec = learnerOf(config, key, transfer.shape);
   const model = await modelOf(spec, transfer, classes, config, key, around);
   const learner = JSON.stringify(spec);
   if (known?.learner === learner) model.load(known.model);
+  const charge = await begin(ledger, config, site.run, query.round, digest); // what is impossible was refused before
   const stream = (purpose: string) => new Stream(config.seed, "client", key, "round", query.round, purpose);
   await listen(model, query, transfer, stream("feedback"), around);
   let event: Event = { kind: "no_op" };
@@ -139,11 +142,15 @@ async function opinions(config: Config, site: Site, known: State | null, around:
   return { expertise, evidence };
 }
 
-/** What a round may do: train (spend what it is for), or send again what was `sent`. */
+/** What a round may do: whether it trains, that is spends what it is for, and how its answer is kept. */
 interface Charge {
   trains: boolean;
-  sent: Uint8Array | null;
   commit(frame: Uint8Array): Promise<void>;
+}
+
+/** Return what a release is called in the ledger. Where noise is drawn, a round has one answer, whatever is asked. */
+function nameOf(config: Config, run: string, round: number, digest: string): string {
+  return `${run}/round/${round}${config.protection ? "" : `/${digest.slice(0, 16)}`}`;
 }
 
 /**
@@ -153,33 +160,33 @@ interface Charge {
  * again: its noise would be drawn twice. Without one nothing was promised, and it is simply done again.
  */
 async function begin(ledger: Ledger, config: Config, run: string, round: number, digest: string): Promise<Charge> {
-  const nothing = new Uint8Array(0);
+  const id = nameOf(config, run, round, digest);
+  const charge = { trains: true, commit: (frame: Uint8Array) => ledger.commit(id, frame) };
   if (!config.protection) {
-    const id = `${run}/round/${round}/${digest.slice(0, 16)}`;
-    const sent = await ledger.replay(id, digest);
-    if (sent === null && ledger.find(id)) ledger.resume(id);
-    else if (sent === null) await ledger.reserve(id, { kind: "non_private" }, run, digest);
-    return { trains: true, sent, commit: (frame) => ledger.commit(id, frame) };
+    if (ledger.find(id)) ledger.resume(id);
+    else await ledger.reserve(id, { kind: "non_private" }, run, digest);
+    return charge;
   }
+  await settle(ledger, config, config.protection, run, round);
+  if (ledger.find(id)) return { trains: false, commit: async () => {} };
+  await ledger.reserve(id, { kind: "no_op" }, run, digest);
+  return charge;
+}
+
+/** Charge the plan of `run` unless it was before; refuse another plan under its name, and rounds beyond it. */
+async function settle(ledger: Ledger, config: Config, budget: Spending, run: string, round: number): Promise<void> {
   if (!ledger.budget) throw new Refusal("a run with dp_sgd needs a ledger with a budget: set one on this phone");
-  const { plan, steps } = config.protection;
-  if (plan.kind === "sampled_gaussian" && round * steps > plan.count) {
-    throw new Refusal(`round ${round} is not one of the ${plan.count / steps} that the budget was spread over`);
-  }
+  const { steps, rounds } = budget;
+  if (round > rounds) throw new Refusal(`round ${round} is not one of the ${rounds} that the budget was spread over`);
   const settled = hex(await sha256(config.identity));
-  const paid = ledger.find(`${run}/plan/0`);
+  const [id, event] = [`${run}/plan/0`, eventOf(budget, steps * rounds)];
+  const paid = ledger.find(id);
   if (paid === undefined) {
-    await ledger.reserve(`${run}/plan/0`, plan, run, settled);
-    await ledger.commit(`${run}/plan/0`, nothing);
-  } else if (paid.digest !== settled || JSON.stringify(paid.event) !== JSON.stringify(plan)) {
+    await ledger.reserve(id, event, run, settled);
+    await ledger.commit(id, new Uint8Array(0));
+  } else if (paid.digest !== settled || JSON.stringify(paid.event) !== JSON.stringify(event)) {
     throw new Refusal(`run ${run} was begun with other settings, for which another plan was paid`);
   }
-  const id = `${run}/round/${round}`;
-  const sent = await ledger.replay(id, digest);
-  if (sent !== null) return { trains: false, sent, commit: async () => {} };
-  if (ledger.find(id)) return { trains: false, sent: null, commit: async () => {} };
-  await ledger.reserve(id, { kind: "no_op" }, run, digest);
-  return { trains: true, sent: null, commit: (frame) => ledger.commit(id, frame) };
 }
 
 /** Return what is remembered of this run, or nothing: a query from the past means that the run began anew. */
@@ -194,14 +201,22 @@ export async function fingerprintOf(inputs: Inputs): Promise<string> {
   return hex(await sha256(`<f4 (${[inputs.rows, ...inputs.shape].join(", ")})`, bytesOf(inputs.x)));
 }
 
-function checkSite({ mine, classes, transfer }: Site): void {
-  if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
+/**
+ * Refuse what does not fit together. Where examples are hidden, no single one may decide whether there is an answer: an
+ * absurd one then counts as none, or as any other.
+ */
+function checkSite({ mine, classes, transfer }: Site, config: Config): void {
   if (mine.x.length !== mine.rows * sizeOf(mine.shape) || mine.y.length !== mine.rows) {
     throw new Refusal("this phone's images and labels do not fit together");
   }
   if (mine.shape.join() !== transfer.shape.join()) {
     throw new Refusal(`this phone's images are (${mine.shape.join(", ")}), the run's (${transfer.shape.join(", ")})`);
   }
+  if (config.training.views.length && mine.shape.length !== 3) {
+    throw new Refusal(`augment: needs images (channels, height, width), got inputs (${mine.shape.join(", ")})`);
+  }
+  if (config.protection) return;
+  if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
   if (!mine.y.every((label) => label >= 0 && label < classes)) throw new Refusal("a label is not one of the run's classes");
   if (!mine.x.every(Number.isFinite)) throw new Refusal("an image of this phone holds NaN or infinity");
 }

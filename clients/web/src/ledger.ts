@@ -187,7 +187,7 @@ export class Ledger {
     if (body["kind"] === "reserve") {
       if (this.reservations.has(id)) throw new Error();
       const [run, digest] = [String(body["run"]), String(body["query_digest"])];
-      this.reservations.set(id, { event: eventOf(body["event"]), run, digest, time: this.last, payload: null });
+      this.reservations.set(id, { event: eventIn(body["event"]), run, digest, time: this.last, payload: null });
     } else if (body["kind"] === "commit") {
       const found = this.reservations.get(id);
       if (found === undefined || found.payload !== null) throw new Error();
@@ -254,7 +254,7 @@ function eventBody(event: Event): Body {
   return { code, rate: event.rate, noise_multiplier: event.noise, count: event.count, fixed: false };
 }
 
-function eventOf(body: unknown): Event {
+function eventIn(body: unknown): Event {
   const { code, rate, noise_multiplier, count } = body as Record<string, number>;
   if (code === 1) return { kind: "no_op" };
   if (code !== 3) return { kind: "non_private" };

@@ -5,7 +5,7 @@ import type { Examples } from "./expertise.js";
 import type { Inputs } from "./features.js";
 import { softmax } from "./losses.js";
 import { pacer, type Pace } from "./pace.js";
-import type { Spending } from "./privacy.js";
+import { eventOf, type Spending } from "./privacy.js";
 import { coins, normals, type Entropy } from "./random.js";
 import { componentsOf, count, projected, type Components, type Rows } from "./space.js";
 
@@ -87,7 +87,7 @@ export async function descendPrivately(
     const length = (step * (1 - t / steps) * classes) / (rate * examples);
     for (let j = 0; j < weights.length; j++) weights[j]! -= length * move[j]!;
   }
-  return { kind: "sampled_gaussian", rate, noise, count: steps };
+  return eventOf(budget, steps);
 }
 
 /** Return the sum (d + 1, classes) of the gradients of the `chosen` examples, each of norm at most `clip`. */

@@ -19,11 +19,16 @@ export interface DpSgd {
   step: number;
 }
 
-/** What a run does to each example: `steps` a round with noise of `noise` times the clip, and all rounds' event. */
+/** What a run does to each example: `rounds` of `steps` with noise of `noise` times the clip. */
 export interface Spending extends DpSgd {
   noise: number;
   steps: number;
-  plan: Event;
+  rounds: number;
+}
+
+/** What `count` steps of a run are, as an event. */
+export function eventOf({ rate, noise }: Spending, count: number): Event {
+  return { kind: "sampled_gaussian", rate, noise, count };
 }
 
 const DP_SGD = { rate: 0.1, clip: 0.1, examples: 100, step: 1.5 };
@@ -57,8 +62,7 @@ export function spending(
   if (!(epochs >= 1)) throw new Refusal("local-epochs: 0 learns nothing; dp_sgd needs at least 1");
   const steps = Math.max(1, Math.round(epochs / protection.rate));
   const noise = Math.max(calibrated(epsilon, delta, protection.rate, steps * rounds), told);
-  const plan: Event = { kind: "sampled_gaussian", rate: protection.rate, noise, count: steps * rounds };
-  return { ...protection, noise, steps, plan };
+  return { ...protection, noise, steps, rounds };
 }
 
 /**
@@ -90,7 +94,7 @@ export async function descend(
       theta[i]! -= move * velocity[i]!;
     }
   }
-  return { kind: "sampled_gaussian", rate, noise, count: steps };
+  return eventOf(budget, steps);
 }
 
 /** Return the sum of the gradients of cross entropy of the `chosen` examples, each of norm at most `clip`. */

@@ -116,16 +116,21 @@ async function principal(
 
 type Rest = (share: number) => Promise<void>;
 
-/** The sum of outer products (d, d) of rows (n, d). */
+/** The sum of outer products (d, d) of rows (n, d), four at a time, since reading and writing the sum is what costs. */
 async function scatter(about: Float32Array, n: number, d: number, rest: Rest): Promise<Float64Array> {
   const out = new Float64Array(d * d);
-  for (let i = 0; i < n; i++) {
-    const row = about.subarray(i * d, (i + 1) * d);
+  const four = new Float64Array(4 * d);
+  for (let i = 0; i < n; i += 4) {
+    four.fill(0);
+    four.set(about.subarray(i * d, Math.min(i + 4, n) * d));
     for (let a = 0; a < d; a++) {
-      const value = row[a]!;
-      if (value === 0) continue;
-      const at = a * d;
-      for (let b = a; b < d; b++) out[at + b]! += value * row[b]!;
+      const v0 = four[a]!;
+      const v1 = four[d + a]!;
+      const v2 = four[2 * d + a]!;
+      const v3 = four[3 * d + a]!;
+      for (let b = a, at = a * d + a; b < d; b++, at++) {
+        out[at]! += v0 * four[b]! + v1 * four[d + b]! + v2 * four[2 * d + b]! + v3 * four[3 * d + b]!;
+      }
     }
     await rest(i / n);
   }

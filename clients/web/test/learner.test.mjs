@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, digits, fedkd, mine, numbers, vectors } from "./support.mjs";
+import { bytes, digits, fedkd, mine, vectors } from "./support.mjs";
 
 const { Ledger, memoryStore } = fedkd;
 const CONFIG = { ...vectors.config, learner: "cnn(width=4, hidden=16)", "local-epochs": 3 };
@@ -113,7 +113,7 @@ test("a private run is charged whole before it begins, trains each round once, a
   assert.match((await ask(query(3), state, lost, { config: PRIVATE })).refusal, /round 3 is not one of the 2/);
   const again = await ask(query(1), null, lost, { config: PRIVATE, site: site({ run: "13" }) });
   assert.match(again.refusal, /privacy budget of this client does not allow/);
-  const others = await ask(query(1), null, lost, { config: { ...PRIVATE, seed: 3 } });
+  const others = await ask(query(2), null, lost, { config: { ...PRIVATE, seed: 3 } });
   assert.match(others.refusal, /run 12 was begun with other settings/);
 });
 
@@ -208,7 +208,27 @@ test("a phone takes its turn in a mix, or the next that it has", () => {
   assert.equal(of("cnn, mlp", 2n ** 64n - 1n), "mlp");
 });
 
-test("vectors hold what they say: digits of ten kinds", () => {
-  assert.equal(numbers(vectors.public).length, 200 * 64);
-  assert.equal(new Set(vectors.labels).size, 10);
+test("where examples are hidden, an absurd one decides nothing, and none at all is an answer too", async () => {
+  const own = mine("small");
+  const x = own.x.slice();
+  x.fill(NaN, 64, 128);
+  const nothing = { x: new Float32Array(0), rows: 0, shape: [1, 8, 8], y: new Int32Array(0) };
+  for (const learner of ["linear(dimensions=20)", "mlp(hidden=8)"]) {
+    for (const change of [{ ...own, x }, { ...own, y: own.y.map((label, i) => (i ? label : 99)) }, nothing]) {
+      const ledger = await ledgerOf(memoryStore(), { epsilon: 3, delta: 1e-5 });
+      const given = { config: { ...PRIVATE, learner }, site: site({ mine: change }) };
+      const { frame, refusal } = await ask(query(1), null, ledger, given);
+      assert.equal(refusal, undefined);
+      assert.equal(fedkd.read(frame, 2)[0].rows, 200);
+    }
+  }
+});
+
+test("nothing is charged for what turns out to be impossible", async () => {
+  const ledger = await ledgerOf(memoryStore(), { epsilon: 3, delta: 1e-5 });
+  for (const learner of ["linear(features='scattering')", "cnn(width=0)", "cnn(depth=3)"]) {
+    const { refusal } = await ask(query(1), null, ledger, { config: { ...PRIVATE, learner } });
+    assert.match(refusal, /learner/);
+  }
+  assert.equal(ledger.head.count, 1);
 });

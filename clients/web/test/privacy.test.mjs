@@ -46,7 +46,7 @@ test("noise that the server names may add to a phone's own and never take away",
   const run = { epsilon: 3, delta: 1e-5, rounds: 2, epochs: 5 };
   const own = fedkd.spending(protection, run);
   assert.equal(own.steps, 50);
-  assert.equal(own.plan.count, 100);
+  assert.deepEqual(fedkd.eventOf(own, own.steps * own.rounds), step(0.1, own.noise, 100));
   assert.equal(fedkd.spending(protection, run, 0.1).noise, own.noise);
   assert.equal(fedkd.spending(protection, run, 9).noise, 9);
   assert.throws(() => fedkd.spending(protection, { ...run, epsilon: 0 }), /needs a budget above 0/);
@@ -130,7 +130,7 @@ test("a step of DP-SGD has noise of the size that was promised on every weight",
   const own = mine("small", 30);
   const network = fedkd.mlp(own.shape, 10, 32).initialize(new Stream("noise"));
   const before = Float64Array.from(network.theta);
-  const budget = { rate: 0.5, clip: 0.1, examples: 30, step: 1, steps: 1, noise: 40, plan: step(0.5, 40, 1) };
+  const budget = { rate: 0.5, clip: 0.1, examples: 30, step: 1, steps: 1, rounds: 1, noise: 40 };
   const event = await fedkd.descend(network, own, budget, system);
   assert.deepEqual(event, step(0.5, 40, 1));
   const moves = before.map((value, i) => (network.theta[i] - value) / ((2 / 15) * (40 / 15)));
@@ -144,7 +144,7 @@ test("a step of DP-SGD has noise of the size that was promised on every weight",
 test("with much budget a private model learns digits, by network and by linear model", async () => {
   const own = mine("small");
   const right = (p) => own.y.filter((label, i) => fedkd.argmax(p, 10 * i, 10) === label).length;
-  const budget = { rate: 0.5, clip: 0.1, examples: 100, step: 1.5, steps: 40, noise: 0.5, plan: step(0.5, 0.5, 40) };
+  const budget = { rate: 0.5, clip: 0.1, examples: 100, step: 1.5, steps: 40, rounds: 1, noise: 0.5 };
   const network = fedkd.cnn(own.shape, 10, 8, 32).initialize(new Stream("private"));
   await fedkd.descend(network, own, { ...budget, steps: 100 }, system);
   const byNetwork = right(await fedkd.predict(network, own));

@@ -858,13 +858,18 @@ async function principal(features, transfer, taken, center, dimensions, pace) {
 }
 async function scatter(about, n, d, rest) {
   const out = new Float64Array(d * d);
-  for (let i = 0; i < n; i++) {
-    const row = about.subarray(i * d, (i + 1) * d);
+  const four = new Float64Array(4 * d);
+  for (let i = 0; i < n; i += 4) {
+    four.fill(0);
+    four.set(about.subarray(i * d, Math.min(i + 4, n) * d));
     for (let a = 0; a < d; a++) {
-      const value = row[a];
-      if (value === 0) continue;
-      const at = a * d;
-      for (let b = a; b < d; b++) out[at + b] += value * row[b];
+      const v0 = four[a];
+      const v1 = four[d + a];
+      const v2 = four[2 * d + a];
+      const v3 = four[3 * d + a];
+      for (let b = a, at = a * d + a; b < d; b++, at++) {
+        out[at] += v0 * four[b] + v1 * four[d + b] + v2 * four[2 * d + b] + v3 * four[3 * d + b];
+      }
     }
     await rest(i / n);
   }
@@ -1233,6 +1238,9 @@ function oneHot(p, at, classes) {
 }
 
 // src/privacy.ts
+function eventOf({ rate, noise }, count2) {
+  return { kind: "sampled_gaussian", rate, noise, count: count2 };
+}
 var DP_SGD = { rate: 0.1, clip: 0.1, examples: 100, step: 1.5 };
 var MOMENTUM = 0.9;
 var PACE = 2 / 15;
@@ -1255,8 +1263,7 @@ function spending(protection, run, told = 0) {
   if (!(epochs >= 1)) throw new Refusal("local-epochs: 0 learns nothing; dp_sgd needs at least 1");
   const steps = Math.max(1, Math.round(epochs / protection.rate));
   const noise = Math.max(calibrated(epsilon, delta, protection.rate, steps * rounds), told);
-  const plan = { kind: "sampled_gaussian", rate: protection.rate, noise, count: steps * rounds };
-  return { ...protection, noise, steps, plan };
+  return { ...protection, noise, steps, rounds };
 }
 async function descend(network2, mine, budget, entropy, pace = {}) {
   const { theta } = network2;
@@ -1274,7 +1281,7 @@ async function descend(network2, mine, budget, entropy, pace = {}) {
       theta[i] -= move * velocity[i];
     }
   }
-  return { kind: "sampled_gaussian", rate, noise, count: steps };
+  return eventOf(budget, steps);
 }
 async function clippedSum(network2, mine, chosen, clip, rest = async () => {
 }) {
@@ -1580,7 +1587,7 @@ async function descendPrivately(weights, v, mine, space, budget, classes, entrop
     const length = step * (1 - t / steps) * classes / (rate * examples);
     for (let j = 0; j < weights.length; j++) weights[j] -= length * move[j];
   }
-  return { kind: "sampled_gaussian", rate, noise, count: steps };
+  return eventOf(budget, steps);
 }
 function linearSum(weights, v, y, chosen, clip, classes) {
   const total2 = new Float64Array(weights.length);
@@ -2025,8 +2032,9 @@ function fill(weights, state) {
 // src/learner.ts
 async function answer(frame, run, site, state, ledger, around2 = {}) {
   try {
-    checkSite(site);
-    return await answered(frame, configOf(run, around2.noise), site, state, ledger, around2);
+    const config = configOf(run, around2.noise);
+    checkSite(site, config);
+    return await answered(frame, config, site, state, ledger, around2);
   } catch (error) {
     if (error instanceof Cancelled) throw error;
     return { refusal: error instanceof Refusal ? error.message.slice(0, 500) : `unexpected ${error.name}` };
@@ -2036,13 +2044,14 @@ async function answered(frame, config, site, before, ledger, around2) {
   const { key, mine, classes, transfer } = site;
   const digest = hex(await sha256(frame));
   const query = decodeQuery(frame, site.fingerprint, transfer.rows, classes);
-  const charge = await begin(ledger, config, site.run, query.round, digest);
-  if (charge.sent) return { frame: charge.sent, state: null };
+  const sent = await ledger.replay(nameOf2(config, site.run, query.round, digest), digest);
+  if (sent) return { frame: sent, state: null };
   const known = recalled(before, config, query.round, digest);
   const spec = learnerOf(config, key, transfer.shape);
   const model = await modelOf(spec, transfer, classes, config, key, around2);
   const learner = JSON.stringify(spec);
   if (known?.learner === learner) model.load(known.model);
+  const charge = await begin(ledger, config, site.run, query.round, digest);
   const stream = (purpose) => new Stream(config.seed, "client", key, "round", query.round, purpose);
   await listen(model, query, transfer, stream("feedback"), around2);
   let event = { kind: "no_op" };
@@ -2091,36 +2100,36 @@ async function opinions(config, site, known, around2) {
   }
   return { expertise, evidence };
 }
+function nameOf2(config, run, round, digest) {
+  return `${run}/round/${round}${config.protection ? "" : `/${digest.slice(0, 16)}`}`;
+}
 async function begin(ledger, config, run, round, digest) {
-  const nothing = new Uint8Array(0);
+  const id = nameOf2(config, run, round, digest);
+  const charge = { trains: true, commit: (frame) => ledger.commit(id, frame) };
   if (!config.protection) {
-    const id2 = `${run}/round/${round}/${digest.slice(0, 16)}`;
-    const sent2 = await ledger.replay(id2, digest);
-    if (sent2 === null && ledger.find(id2)) ledger.resume(id2);
-    else if (sent2 === null) await ledger.reserve(id2, { kind: "non_private" }, run, digest);
-    return { trains: true, sent: sent2, commit: (frame) => ledger.commit(id2, frame) };
+    if (ledger.find(id)) ledger.resume(id);
+    else await ledger.reserve(id, { kind: "non_private" }, run, digest);
+    return charge;
   }
-  if (!ledger.budget) throw new Refusal("a run with dp_sgd needs a ledger with a budget: set one on this phone");
-  const { plan, steps } = config.protection;
-  if (plan.kind === "sampled_gaussian" && round * steps > plan.count) {
-    throw new Refusal(`round ${round} is not one of the ${plan.count / steps} that the budget was spread over`);
-  }
-  const settled2 = hex(await sha256(config.identity));
-  const paid = ledger.find(`${run}/plan/0`);
-  if (paid === void 0) {
-    await ledger.reserve(`${run}/plan/0`, plan, run, settled2);
-    await ledger.commit(`${run}/plan/0`, nothing);
-  } else if (paid.digest !== settled2 || JSON.stringify(paid.event) !== JSON.stringify(plan)) {
-    throw new Refusal(`run ${run} was begun with other settings, for which another plan was paid`);
-  }
-  const id = `${run}/round/${round}`;
-  const sent = await ledger.replay(id, digest);
-  if (sent !== null) return { trains: false, sent, commit: async () => {
-  } };
-  if (ledger.find(id)) return { trains: false, sent: null, commit: async () => {
+  await settle(ledger, config, config.protection, run, round);
+  if (ledger.find(id)) return { trains: false, commit: async () => {
   } };
   await ledger.reserve(id, { kind: "no_op" }, run, digest);
-  return { trains: true, sent: null, commit: (frame) => ledger.commit(id, frame) };
+  return charge;
+}
+async function settle(ledger, config, budget, run, round) {
+  if (!ledger.budget) throw new Refusal("a run with dp_sgd needs a ledger with a budget: set one on this phone");
+  const { steps, rounds } = budget;
+  if (round > rounds) throw new Refusal(`round ${round} is not one of the ${rounds} that the budget was spread over`);
+  const settled2 = hex(await sha256(config.identity));
+  const [id, event] = [`${run}/plan/0`, eventOf(budget, steps * rounds)];
+  const paid = ledger.find(id);
+  if (paid === void 0) {
+    await ledger.reserve(id, event, run, settled2);
+    await ledger.commit(id, new Uint8Array(0));
+  } else if (paid.digest !== settled2 || JSON.stringify(paid.event) !== JSON.stringify(event)) {
+    throw new Refusal(`run ${run} was begun with other settings, for which another plan was paid`);
+  }
 }
 function recalled(state, config, round, digest) {
   if (state === null || state.identity !== config.identity) return null;
@@ -2130,14 +2139,18 @@ function recalled(state, config, round, digest) {
 async function fingerprintOf(inputs) {
   return hex(await sha256(`<f4 (${[inputs.rows, ...inputs.shape].join(", ")})`, bytesOf(inputs.x)));
 }
-function checkSite({ mine, classes, transfer }) {
-  if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
+function checkSite({ mine, classes, transfer }, config) {
   if (mine.x.length !== mine.rows * sizeOf(mine.shape) || mine.y.length !== mine.rows) {
     throw new Refusal("this phone's images and labels do not fit together");
   }
   if (mine.shape.join() !== transfer.shape.join()) {
     throw new Refusal(`this phone's images are (${mine.shape.join(", ")}), the run's (${transfer.shape.join(", ")})`);
   }
+  if (config.training.views.length && mine.shape.length !== 3) {
+    throw new Refusal(`augment: needs images (channels, height, width), got inputs (${mine.shape.join(", ")})`);
+  }
+  if (config.protection) return;
+  if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
   if (!mine.y.every((label) => label >= 0 && label < classes)) throw new Refusal("a label is not one of the run's classes");
   if (!mine.x.every(Number.isFinite)) throw new Refusal("an image of this phone holds NaN or infinity");
 }
@@ -2287,7 +2300,7 @@ var Ledger = class _Ledger {
     if (body["kind"] === "reserve") {
       if (this.reservations.has(id)) throw new Error();
       const [run, digest] = [String(body["run"]), String(body["query_digest"])];
-      this.reservations.set(id, { event: eventOf(body["event"]), run, digest, time: this.last, payload: null });
+      this.reservations.set(id, { event: eventIn(body["event"]), run, digest, time: this.last, payload: null });
     } else if (body["kind"] === "commit") {
       const found = this.reservations.get(id);
       if (found === void 0 || found.payload !== null) throw new Error();
@@ -2342,7 +2355,7 @@ function eventBody(event) {
   if (event.kind !== "sampled_gaussian") return { code };
   return { code, rate: event.rate, noise_multiplier: event.noise, count: event.count, fixed: false };
 }
-function eventOf(body) {
+function eventIn(body) {
   const { code, rate, noise_multiplier, count: count2 } = body;
   if (code === 1) return { kind: "no_op" };
   if (code !== 3) return { kind: "non_private" };
@@ -2429,6 +2442,7 @@ export {
   distillLoss,
   encodeRelease,
   epsilonOf,
+  eventOf,
   evidenceOf,
   expertiseOf,
   featuresOf,
