@@ -4,7 +4,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import time
 
 import numpy as np
 import pytest
@@ -89,31 +88,3 @@ def test_phones_a_warm_node_and_a_stock_node_teach_more_than_each_of_them_knows(
     student = json.loads((run / "summary.json").read_text())["scoreboard"]["student"]
     assert student > max(alone) + 0.02, f"student {student}, alone {alone}"
     assert np.isfinite(alone).all() and student > 0.9
-
-
-def test_a_phone_keeps_its_budget_and_says_what_it_costs(tmp_path):
-    home = Home(tmp_path / "home")
-    made = pki.init(home.pki, ["127.0.0.1"])
-    settings = SETTINGS | {"clients": 1, "rounds": 1, "protect": "dp_sgd(rate=0.2)", "epsilon": 4.0, "expertise": "uniform",
-                           "evidence": "none"}  # fmt: skip
-    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    with contextlib.ExitStack() as stack:
-        served = Served("serve", *sets, "--demo", "--host", "127.0.0.1", "--port", "0", "--home", str(home.folder),
-                        "--name", "dp", cwd=tmp_path)  # fmt: skip
-        stack.callback(served.close)
-        url = served.says(r"https://127\.0\.0\.1:\d+/#code=[^\s']+")[0]
-        browser = stack.enter_context(Browser(tmp_path / "chromium", trusted=[key_of(made.certificate)]))
-        opened = time.monotonic()
-        phone = browser.phone(url)
-        phone.wait("Protected: epsilon 4")
-        phone.touch("Choose my data")
-        phone.wait("This run takes 4.")
-        phone.touch("Take this share")
-        phone.wait("examples: demo share")
-        phone.touch("Take part")
-        phone.wait("Thank you!", seconds=150)
-        assert time.monotonic() - opened < 150
-        assert served.ends() == 0, served.text
-    (round_,) = load_round(path_of(tmp_path / "runs/dp/ballots", 1)).releases.values()
-    assert type(round_.event).__name__ == "SampledGaussian"
-    assert json.loads((tmp_path / "runs/dp/summary.json").read_text())["finished"] is True

@@ -1,100 +1,33 @@
 """The phone page in headless Chromium, before the real front but without a SuperLink: what people see and may do wrong."""
 
-import contextlib
 import json
 import struct
-import threading
 import time
 import zlib
 from dataclasses import replace
 
-import httpx
 import numpy as np
 import pytest
-import uvicorn
 from browser import CHROMIUM, PHONE, Browser
+from phone_front import offer_of, served
 from safetensors.numpy import save
 
 from fedkd.config import Config
-from fedkd.federation import federation
-from fedkd.flower.launch import free_port
-from fedkd.serving.front import Offer, front
-from fedkd.serving.gate import Gate
-from fedkd.serving.invites import Registry
 
 pytestmark = [pytest.mark.chromium, pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary found")]
 
 CONFIG = Config(clients=4, learner="linear")
-NODE = "18364758544493064720"
-
-
-class Front:
-    """The real front on a loopback port; behind its gate nobody asks anything."""
-
-    def __init__(self, folder, offer):
-        self.registry, self.asked, self.offer = Registry(folder / "registry.json"), [], offer
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"  # loopback is as good as https to a browser
-        self._server = None
-
-    def open(self):
-        upstream = httpx.AsyncClient(transport=httpx.MockTransport(self._superlink), base_url="http://superlink")
-        app = front(self.offer, Gate(self.registry, upstream), lambda key, name: NODE)
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", ws="none")
-        )
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        end = time.monotonic() + 20
-        while not self._server.started:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    def shut(self):
-        if self._server is not None:
-            self._server.should_exit = self._server.force_exit = True
-            self._thread.join(20)
-            self._server = None
-
-    def invitation(self):
-        return f"{self.url}/#code={self.registry.invite()}&ca=00"
-
-    def _superlink(self, request):
-        self.asked.append(request.url.path.rpartition("/")[2])
-        alive = b"\x08\x01" if request.url.path.endswith("heartbeat") else b""
-        return httpx.Response(200, content=alive, headers={"content-type": "application/protobuf"})
 
 
 @pytest.fixture(scope="module")
 def offer():
-    shared = federation(CONFIG.data, CONFIG.transfer, CONFIG.partition, CONFIG.clients, CONFIG.seed)
-    x = np.ascontiguousarray(shared.transfer.inputs, "<f4")
-    about = {
-        "fedkd": "0.1.0", "wire": 2, "name": "digits", "classes": 10, "class_names": None, "shape": [1, 8, 8],
-        "rows": len(x), "fingerprint": shared.transfer.fingerprint, "config": CONFIG.to_run_config(), "shards": 4,
-    }  # fmt: skip
-
-    def shard(k):
-        mine, labels = shared.private(k)
-        return save({"x": np.ascontiguousarray(mine, np.float32), "y": labels})
-
-    return Offer(about, b"", save({"x": x}), shared.transfer.fingerprint, 4, shard)
+    return offer_of(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("chromium")) as one:
         yield one
-
-
-@contextlib.contextmanager
-def served(tmp_path, offer):
-    server = Front(tmp_path, offer)
-    server.open()
-    try:
-        yield server
-    finally:
-        server.shut()
 
 
 @pytest.fixture

@@ -170,9 +170,7 @@ function happened(what: Happening): void {
     case "sending":
       return dispatch({ kind: "doing", doing: what.kind, round: what.round });
     case "sent":
-      dispatch({ kind: "sent", sent: what.sent });
-      if (what.sent.refusal !== null) dispatch({ kind: "notice", line: words.joined.refused(what.sent.refusal) });
-      return;
+      return dispatch({ kind: "sent", sent: what.sent });
     case "unreachable":
       return dispatch({ kind: "doing", doing: "unreachable" });
     case "over":

@@ -231,9 +231,10 @@ function joined(state: State, _: Extras, actions: Actions): Built {
       bar(button(w.leave, actions.leave, "quiet"), pause, resume),
     ],
     update: (now) => {
+      const refusal = now.log.at(-1)?.refusal ?? null;
       say(title, w.title(now));
       say(status, w.doing(now));
-      tell(line, now.trouble);
+      tell(line, now.trouble ?? (refusal === null ? null : w.refused(refusal)));
       if (now.doing === "training" && !now.paused) progress.value = now.progress;
       else if (now.doing === "sending" && !now.paused) progress.value = 1;
       else progress.value = 0;

@@ -464,9 +464,10 @@ function joined(state2, _, actions2) {
       bar(button(w.leave, actions2.leave, "quiet"), pause, resume)
     ],
     update: (now) => {
+      const refusal = now.log.at(-1)?.refusal ?? null;
       say(title, w.title(now));
       say(status, w.doing(now));
-      tell(line, now.trouble);
+      tell(line, now.trouble ?? (refusal === null ? null : w.refused(refusal)));
       if (now.doing === "training" && !now.paused) progress.value = now.progress;
       else if (now.doing === "sending" && !now.paused) progress.value = 1;
       else progress.value = 0;
@@ -661,9 +662,7 @@ function happened(what) {
     case "sending":
       return dispatch({ kind: "doing", doing: what.kind, round: what.round });
     case "sent":
-      dispatch({ kind: "sent", sent: what.sent });
-      if (what.sent.refusal !== null) dispatch({ kind: "notice", line: words.joined.refused(what.sent.refusal) });
-      return;
+      return dispatch({ kind: "sent", sent: what.sent });
     case "unreachable":
       return dispatch({ kind: "doing", doing: "unreachable" });
     case "over":
