@@ -21,7 +21,7 @@ from fedkd.serving.invites import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")]
 
-SETTINGS = {"learner": "linear", "student": "linear", "clients": 4, "rounds": 2, "pooled": False, "distill_epochs": 10}
+SETTINGS = {"learner": "linear", "student": "linear", "clients": 4, "rounds": 2, "pooled": False, "distill_epochs": 5}
 SENT = """(async () => {
   const db = await new Promise(ok => { const q = indexedDB.open('fedkd'); q.onsuccess = () => ok(q.result) });
   const all = await new Promise(ok => { const q = db.transaction('values').objectStore('values')

@@ -99,9 +99,9 @@ function welcome(state: State, extras: Extras, actions: Actions): Built {
   const leaving = list(w.leaving(about, extras.roundBytes));
   return {
     body: [
-      heading(w.title(about)), h("p", { class: "lead" }, w.lead), shield(about),
+      heading(w.title(about)), h("p", { class: "lead" }, w.lead), line, shield(about),
       card(w.does, list(w.doing(about))), card(w.leaves, leaving), card(w.stays, list(w.staying)),
-      h("details", {}, h("summary", {}, w.settings), said, settings), line, bar(go),
+      h("details", {}, h("summary", {}, w.settings), said, settings), bar(go),
     ],
     update: (now) => tell(line, now.trouble ?? stop),
   };

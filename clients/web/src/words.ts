@@ -147,7 +147,7 @@ export const words = {
     kept: "What this phone keeps",
     keeps: "Your examples, the model, its key and this list, until you delete them.",
     erase: "Delete everything",
-    sure: "Really delete? Another round on the same data could then no longer be counted against what was spent before.",
+    sure: "Really delete? It cannot be undone, and what was spent on these examples is forgotten, too.",
     again: "Take part again",
     back: "Come back",
   },

@@ -247,7 +247,7 @@ var words = {
     kept: "What this phone keeps",
     keeps: "Your examples, the model, its key and this list, until you delete them.",
     erase: "Delete everything",
-    sure: "Really delete? Another round on the same data could then no longer be counted against what was spent before.",
+    sure: "Really delete? It cannot be undone, and what was spent on these examples is forgotten, too.",
     again: "Take part again",
     back: "Come back"
   },
@@ -323,12 +323,12 @@ function welcome(state2, extras2, actions2) {
     body: [
       heading(w.title(about)),
       h("p", { class: "lead" }, w.lead),
+      line,
       shield(about),
       card(w.does, list(w.doing(about))),
       card(w.leaves, leaving),
       card(w.stays, list(w.staying)),
       h("details", {}, h("summary", {}, w.settings), said, settings),
-      line,
       bar(go)
     ],
     update: (now) => tell(line, now.trouble ?? stop2)
