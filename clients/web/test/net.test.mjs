@@ -65,6 +65,18 @@ for (const { spec, z, p, loss, slope } of vectors.losses) {
   });
 }
 
+test("ten steps of Adam lead where torch's ten steps lead", async () => {
+  const { x, labels, before, after } = vectors.training;
+  const network = fedkd.cnn([1, 9, 8], 4, 2, 5);
+  network.theta.set(numbers(before));
+  const inputs = { x: numbers(x), rows: 12, shape: [1, 9, 8] };
+  const settings = { epochs: 10, batchSize: 12, learningRate: 0.01, schedule: fedkd.scheduleOf("linear"), views: [] };
+  const targets = fedkd.oneHot(Int32Array.from(labels), 4);
+  await fedkd.learn(network, inputs, targets, fedkd.crossEntropy, settings, new Stream("any"));
+  near(network.theta, numbers(after), { absolute: 1e-4 });
+  assert.ok(network.theta.some((value, i) => Math.abs(value - numbers(before)[i]) > 0.03));
+});
+
 test("a network learns digits it has seen, and others like them", async () => {
   const own = mine("small");
   const seen = { x: own.x.slice(0, 70 * 64), rows: 70, shape: own.shape };
