@@ -1,5 +1,5 @@
-// Builds what the server hands to a phone: every entry below that is there, one file each, readable, the same to the byte
-// wherever it is built. `node build.mjs [FOLDER]`; without a folder, the one that the Python package ships.
+// Builds what the server hands to a phone: every entry below that is there, one file each, readable, the same to the
+// byte wherever it is built. `node build.mjs [FOLDER]`; without a folder, the one that the Python package ships.
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
