@@ -19,6 +19,7 @@ from fedkd.evidence import beside, evidence
 from fedkd.expertise import expertise, weigh
 from fedkd.expertise.space import around, nearest, sample, space
 from fedkd.features import shapes
+from fedkd.learner import Training
 from fedkd.losses import distill_loss
 from fedkd.models import build
 from fedkd.privacy import rdp
@@ -26,6 +27,7 @@ from fedkd.privacy.calibrate import noise_multiplier
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.release import prepare
+from fedkd.torch_learner import TorchLearner
 
 PATH = Path(__file__).parent / "vectors" / "phone.json"
 PUBLIC, PRIVATE, CLASSES = 200, 100, 10
@@ -171,6 +173,19 @@ def networks():
         yield {"kind": kind, "shape": list(shape), **options, "theta": packed(theta), "x": packed(x), "z": packed(z)}
 
 
+def training():
+    """Return weights before and after ten passes over one batch, so that nothing depends on the order of examples."""
+    torch.manual_seed(2)
+    network = build("cnn", (1, 9, 8), 4, width=2, hidden=5)
+    before = np.concatenate([w.detach().numpy().ravel() for w in network.parameters()])
+    rng = generator(0, "training")
+    x, y = rng.normal(0, 1, (12, 1, 9, 8)).astype(np.float32), np.arange(12) % 4
+    learner = TorchLearner(network, Training(epochs=10, batch_size=12, learning_rate=0.01, schedule="linear"), "cnn")
+    learner.fit(x, y, rng=rng)
+    after = np.concatenate([w.detach().numpy().ravel() for w in network.parameters()])
+    return {"x": packed(x), "labels": y.tolist(), "before": packed(before), "after": packed(after)}
+
+
 def costs():
     for epsilon, delta, rate, count in BUDGETS:
         noise = noise_multiplier(epsilon, delta, lambda z, n=count, q=rate: [SampledGaussian(q, z, n)], method="rdp")
@@ -207,6 +222,7 @@ def vectors():
         "beside": {"p": packed(p), "e": packed(e), "ballots": packed(beside(p, e))},
         "losses": list(losses()),
         "networks": list(networks()),
+        "training": training(),
         "costs": list(costs()),
         "fingerprints": {name: fingerprint(x) for name, x in sizes(public).items()},
     }

@@ -7,9 +7,15 @@ const span = (from: number, to: number, step: number) =>
   Array.from({ length: Math.ceil((to - from) / step) }, (_, i) => from + i * step);
 /** The orders alpha at which costs are counted. */
 export const ORDERS: readonly number[] = [
-  1.25, ...span(13, 110, 1).map((a) => a / 10), ...span(11, 64, 1), ...span(64, 520, 8),
-]; // prettier-ignore
-const LOG_FACTORIAL = span(0, 513, 1).reduce<number[]>((sums, n) => [...sums, (sums[n - 1] ?? 0) + Math.log(n || 1)], []);
+  1.25,
+  ...span(13, 110, 1).map((a) => a / 10),
+  ...span(11, 64, 1),
+  ...span(64, 520, 8),
+];
+const LOG_FACTORIAL = span(0, 513, 1).reduce<number[]>(
+  (sums, n) => [...sums, (sums[n - 1] ?? 0) + Math.log(n || 1)],
+  [],
+);
 
 /** Return what `event` costs at each of the orders, infinite for what is not private or makes no sense. */
 export function rdp(event: Event): Float64Array {
@@ -85,7 +91,8 @@ function poisson(q: number, z: number, alpha: number): number {
   if (q === 0) return 0;
   const plain = z > 0 ? alpha / (2 * z * z) : Infinity;
   const whole = Number.isInteger(alpha);
-  if (q === 1 || z < 0.02 || (!whole && z < 0.2)) return plain; // an integral over too sharp a peak; sampling only helps
+  // Where the integral has too sharp a peak, sampling is not counted on: it only helps.
+  if (q === 1 || z < 0.02 || (!whole && z < 0.2)) return plain;
   const [out, into] = [Math.log1p(-q), Math.log(q)];
   let sum = -Infinity;
   if (whole) {
@@ -96,7 +103,7 @@ function poisson(q: number, z: number, alpha: number): number {
   } else {
     const step = Math.min(z, z * z) / 8; // singular at a distance pi z^2 from the real line: an error of e^(-16 pi^2)
     let mass = 0;
-    const top = alpha * alpha / (2 * z * z); // no term is above e^top
+    const top = (alpha * alpha) / (2 * z * z); // no term is above e^top
     for (let x = -14 * z; x < alpha + 14 * z + step; x += step) {
       const ratio = alpha * logAdd(out, into + (2 * x - 1) / (2 * z * z));
       mass += Math.exp(ratio - (x * x) / (2 * z * z) - top);

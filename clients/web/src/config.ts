@@ -1,4 +1,4 @@
-/** The run config of the server, read once and checked whole: what a phone cannot do is refused before anything starts. */
+/** The run config of the server, checked whole: what a phone cannot do is refused before anything starts. */
 
 import { Refusal } from "./errors.js";
 import { evidenceOf, expertiseOf } from "./expertise.js";
@@ -46,12 +46,19 @@ export function configOf(run: RunConfig, noise = 0): Config {
   distillLoss(text("distill"));
   const dpSgd = protectionOf(text("protect"));
   const [expertise, evidence] = [expertiseOf(text("expertise")), evidenceOf(text("evidence"))];
-  const [epsilon, delta, rounds, epochs] = [number("epsilon"), number("delta"), number("rounds"), number("local-epochs")];
+  const [epsilon, delta, rounds, epochs] = [
+    number("epsilon"),
+    number("delta"),
+    number("rounds"),
+    number("local-epochs"),
+  ];
   if (dpSgd && evidence.name !== "none") {
     throw new Refusal(`evidence: '${evidence.name}' reads private data beside the model; set evidence = 'none'`);
   }
   if (dpSgd && !SAMPLES_ONLY.includes(expertise.name)) {
-    throw new Refusal(`expertise: '${expertise.name}' reads private data, which dp_sgd does not cover; set expertise = 'uniform'`);
+    throw new Refusal(
+      `expertise: '${expertise.name}' reads private data, which dp_sgd does not cover; set expertise = 'uniform'`,
+    );
   }
   const fixed = Object.entries(run).filter(([key]) => !FREE.includes(key) || (key === "rounds" && dpSgd !== null));
   return {

@@ -1,4 +1,4 @@
-/** The leading eigenvectors of a symmetric matrix, by Lanczos' method with every vector kept orthogonal to all before. */
+/** The leading eigenvectors of a symmetric matrix, by Lanczos' method with all vectors kept orthogonal. */
 
 import { Stream } from "./random.js";
 

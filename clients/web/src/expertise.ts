@@ -109,7 +109,10 @@ export async function neighbors(spec: Spec, where: Surroundings, mine: Examples,
   const all = await space.project(mine, pace);
   const found: (Float32Array | null)[] = [];
   for (let c = 0; c < classes; c++) {
-    const own = pick(all, Array.from(mine.y.keys()).filter((i) => mine.y[i] === c));
+    const own = pick(
+      all,
+      Array.from(mine.y.keys()).filter((i) => mine.y[i] === c),
+    );
     found.push(count(own) ? await logRatios(space.public, own, where, given, pace) : null);
   }
   for (let i = 0; i < rows; i++) {

@@ -1,4 +1,4 @@
-/** What every frame has, as fedkd/frames.py writes it (version 2): the header, a careful reader, packed integers, rows. */
+/** What every frame has, as fedkd/frames.py writes it: the header, a careful reader, packed integers, rows. */
 
 import { Refusal } from "./errors.js";
 
@@ -127,7 +127,9 @@ export function read(frame: Uint8Array, kind: number): [Header, Reader] {
   }
   if (frame[0] !== 70 || frame[1] !== 75 || frame[2] !== 68) throw new Refusal("not a fedkd frame");
   if (frame[3] !== VERSION) {
-    throw new Refusal(`frame has version ${frame[3]}, this page reads ${VERSION}: reload it, both sides need the same fedkd`);
+    throw new Refusal(
+      `frame has version ${frame[3]}, this page reads ${VERSION}: reload it, both sides need the same fedkd`,
+    );
   }
   const reader = new Reader(frame, FIXED);
   const flags = frame[4]! >> 4;
@@ -136,8 +138,16 @@ export function read(frame: Uint8Array, kind: number): [Header, Reader] {
   const base = flags & FLAGS.delta ? reader.varint() : 0;
   const fingerprint = frame.slice(6, 14);
   const header: Header = {
-    kind: frame[4]! & 15, encoding: frame[5]!, classes, rows, round, client, fingerprint, flags, base,
-  }; // prettier-ignore
+    kind: frame[4]! & 15,
+    encoding: frame[5]!,
+    classes,
+    rows,
+    round,
+    client,
+    fingerprint,
+    flags,
+    base,
+  };
   check(header);
   if (header.kind !== kind) throw new Refusal(`frame is of kind ${header.kind}, expected ${kind}`);
   const sum = crc32(frame.subarray(FIXED), crc32(frame.subarray(0, FIXED - 4)));
@@ -150,9 +160,17 @@ export function read(frame: Uint8Array, kind: number): [Header, Reader] {
 function check(header: Header): void {
   const { classes, rows, round, base } = header;
   const sound =
-    classes >= 1 && classes <= MAX_CLASSES && rows >= 0 && rows <= MAX_ROWS && rows * classes <= MAX_CELLS &&
-    round >= 1 && round < 2 ** 32 && (base > 0) === ((header.flags & FLAGS.delta) > 0) && base < round &&
-    header.client >= 0n && header.client < 1n << 64n; // prettier-ignore
+    classes >= 1 &&
+    classes <= MAX_CLASSES &&
+    rows >= 0 &&
+    rows <= MAX_ROWS &&
+    rows * classes <= MAX_CELLS &&
+    round >= 1 &&
+    round < 2 ** 32 &&
+    base > 0 === (header.flags & FLAGS.delta) > 0 &&
+    base < round &&
+    header.client >= 0n &&
+    header.client < 1n << 64n;
   if (!sound) throw new Refusal(`impossible frame: ${classes} classes, ${rows} rows, round ${round}`);
 }
 

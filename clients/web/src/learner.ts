@@ -114,9 +114,15 @@ async function answered(
   const plain = { p: told, w, classes, encoding: "float32", weightBits: 0 };
   const release = encodeRelease(prepare(config.release, plain, stream("release")), event, query, key);
   const state: State = {
-    identity: config.identity, round: query.round, query: digest, model: model.state(), learner, data, ...own,
+    identity: config.identity,
+    round: query.round,
+    query: digest,
+    model: model.state(),
+    learner,
+    data,
+    ...own,
     ledger: ledger.head,
-  }; // prettier-ignore
+  };
   await around.save?.(state);
   await charge.commit(release);
   return { frame: release, state };
@@ -217,7 +223,8 @@ function checkSite({ mine, classes, transfer }: Site, config: Config): void {
   }
   if (config.protection) return;
   if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
-  if (!mine.y.every((label) => label >= 0 && label < classes)) throw new Refusal("a label is not one of the run's classes");
+  if (!mine.y.every((label) => label >= 0 && label < classes))
+    throw new Refusal("a label is not one of the run's classes");
   if (!mine.x.every(Number.isFinite)) throw new Refusal("an image of this phone holds NaN or infinity");
 }
 
@@ -234,4 +241,3 @@ function pickRows(values: Float32Array, rows: Int32Array, size: number): Float32
 function bytesOf(values: Float32Array | Int32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
-

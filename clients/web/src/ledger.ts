@@ -166,7 +166,8 @@ export class Ledger {
     try {
       found = JSON.parse(record) as { body: Body; hash: string };
       if (found.hash !== (await link(this.place.hash, found.body))) throw new Error();
-      if (!(Number(found.body["time"]) >= this.last) || (found.body["kind"] === "open") !== (number === 1)) throw new Error();
+      if (!(Number(found.body["time"]) >= this.last) || (found.body["kind"] === "open") !== (number === 1))
+        throw new Error();
       this.add(found.body);
     } catch {
       throw new Refusal(`${BROKEN} record ${number} does not continue the chain`);
@@ -242,7 +243,8 @@ async function prefix(records: string[], count: number): Promise<string> {
 }
 
 function name(what: string, text: string): string {
-  if (!NAME.test(text)) throw new Refusal(`${what} must be 1 to 200 letters, digits or ._:/@+-, got '${text.slice(0, 40)}'`);
+  if (!NAME.test(text))
+    throw new Refusal(`${what} must be 1 to 200 letters, digits or ._:/@+-, got '${text.slice(0, 40)}'`);
   return text;
 }
 

@@ -47,8 +47,14 @@ export async function unitRows(components: Components, inputs: Inputs, pace: Pac
   return { data, columns };
 }
 
-/** Minimize the cross entropy of soft labels (n, classes) by accelerated steps over all rows; weights (d + 1, classes). */
-export function descendPlainly(weights: Float64Array, v: Rows, p: Float32Array, classes: number, steps: number): Float64Array {
+/** Return weights (d + 1, classes) after accelerated steps down the cross entropy of soft labels (n, classes). */
+export function descendPlainly(
+  weights: Float64Array,
+  v: Rows,
+  p: Float32Array,
+  classes: number,
+  steps: number,
+): Float64Array {
   const n = count(v);
   const factor = inverted(moments(v), v.columns, 1e-4); // half the moments bound the curvature (Böhning, 1992)
   let before = weights;
@@ -65,7 +71,7 @@ export function descendPlainly(weights: Float64Array, v: Rows, p: Float32Array, 
   return before;
 }
 
-/** Take the steps of one round of DP-SGD; directions are divided by the curvature of public rows, which costs nothing. */
+/** Take the steps of one round of DP-SGD, in place; directions are divided by the curvature of public rows. */
 export async function descendPrivately(
   weights: Float64Array,
   v: Rows,
@@ -83,7 +89,12 @@ export async function descendPrivately(
     const chosen = rate === 1 ? Int32Array.from(mine.y.keys()) : coins(entropy, mine.rows, rate);
     const total = linearSum(weights, v, mine.y, chosen, clip, classes);
     const draws = normals(entropy, total.length);
-    const move = product(space.inverse, total.map((value, j) => value + noise * clip * draws[j]!), v.columns, classes);
+    const move = product(
+      space.inverse,
+      total.map((value, j) => value + noise * clip * draws[j]!),
+      v.columns,
+      classes,
+    );
     const length = (step * (1 - t / steps) * classes) / (rate * examples);
     for (let j = 0; j < weights.length; j++) weights[j]! -= length * move[j]!;
   }
@@ -130,11 +141,25 @@ function logits(v: Rows, i: number, weights: Float64Array, classes: number): Flo
   return z;
 }
 
-function errors(v: Rows, i: number, weights: Float64Array, p: Float32Array, classes: number, at = i * classes): Float64Array {
+function errors(
+  v: Rows,
+  i: number,
+  weights: Float64Array,
+  p: Float32Array,
+  classes: number,
+  at = i * classes,
+): Float64Array {
   return softmax(logits(v, i, weights, classes)).map((value, c) => value - p[at + c]!);
 }
 
-function addGradient(sum: Float64Array, v: Rows, i: number, error: Float64Array, factor: number, classes: number): void {
+function addGradient(
+  sum: Float64Array,
+  v: Rows,
+  i: number,
+  error: Float64Array,
+  factor: number,
+  classes: number,
+): void {
   for (let j = 0; j < v.columns; j++) {
     const value = factor * v.data[i * v.columns + j]!;
     for (let c = 0; c < classes; c++) sum[j * classes + c]! += value * error[c]!;

@@ -61,7 +61,13 @@ function kl(T: number, hard: number, smoothing: number, floor: number): Loss {
   return (z, p, at, dz) => {
     const classes = z.length;
     const given = Float64Array.from({ length: classes }, (_, c) => (1 - smoothing) * p[at + c]! + smoothing / classes);
-    const target = T === 1 ? given : softmax(given.map((value) => Math.log(Math.max(value, floor))), T);
+    const target =
+      T === 1
+        ? given
+        : softmax(
+            given.map((value) => Math.log(Math.max(value, floor))),
+            T,
+          );
     const q = softmax(z, T);
     const mass = target.reduce((sum, value) => sum + value, 0);
     let loss = 0;

@@ -38,7 +38,8 @@ export async function modelOf(
 ): Promise<Model> {
   if (spec.name === "linear") {
     const given = options(spec, { features: "shapes", dimensions: 100, temperature: 1 }, "learner");
-    if (given.features !== "shapes") throw new Refusal(`learner: a phone knows no features '${given.features}', only shapes`);
+    if (given.features !== "shapes")
+      throw new Refusal(`learner: a phone knows no features '${given.features}', only shapes`);
     aboveZero("learner", "linear", { dimensions: given.dimensions, temperature: given.temperature });
     return linear(await whitened(transfer, given.dimensions, pace), classes, config, given.temperature);
   }

@@ -328,7 +328,13 @@ export class Network {
 }
 
 /** Two 3x3 convolutions, each with ReLU and 2x2 pooling, then one hidden layer: for images from 4x4 up. */
-export function cnn(shape: readonly number[], classes: number, width = 16, hidden = 64, alloc: Alloc = Float32Array): Network {
+export function cnn(
+  shape: readonly number[],
+  classes: number,
+  width = 16,
+  hidden = 64,
+  alloc: Alloc = Float32Array,
+): Network {
   if (shape.length !== 3 || Math.min(shape[1]!, shape[2]!) < 4) {
     throw new Refusal(`learner cnn needs images (channels, height, width) of at least 4x4, got (${shape.join(", ")})`);
   }
@@ -336,10 +342,18 @@ export function cnn(shape: readonly number[], classes: number, width = 16, hidde
   const first = new Convolution(channels, high, wide, width, alloc);
   const second = new Convolution(width, high >> 1, wide >> 1, 2 * width, alloc);
   const flat = 2 * width * (high >> 2) * (wide >> 2);
-  return new Network([first, second, new Dense(flat, hidden, true, alloc), new Dense(hidden, classes, false, alloc)], classes, alloc); // prettier-ignore
+  return new Network(
+    [first, second, new Dense(flat, hidden, true, alloc), new Dense(hidden, classes, false, alloc)],
+    classes,
+    alloc,
+  );
 }
 
 /** One hidden layer on flattened inputs of any shape. */
 export function mlp(shape: readonly number[], classes: number, hidden = 64, alloc: Alloc = Float32Array): Network {
-  return new Network([new Dense(sizeOf(shape), hidden, true, alloc), new Dense(hidden, classes, false, alloc)], classes, alloc);
+  return new Network(
+    [new Dense(sizeOf(shape), hidden, true, alloc), new Dense(hidden, classes, false, alloc)],
+    classes,
+    alloc,
+  );
 }

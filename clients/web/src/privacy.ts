@@ -42,7 +42,9 @@ export function protectionOf(protect: string): DpSgd | null {
   const spec = parse(protect);
   if (spec.name === "none") return options(spec, {}, "protect") && null;
   if (spec.name !== "dp_sgd") {
-    throw new Refusal(`protect: a phone cannot do '${spec.name}', only none and dp_sgd; use another device for this run`);
+    throw new Refusal(
+      `protect: a phone cannot do '${spec.name}', only none and dp_sgd; use another device for this run`,
+    );
   }
   const given = options(spec, DP_SGD, "protect");
   aboveZero("protect", "dp_sgd", given);
@@ -68,7 +70,7 @@ export function spending(
 /**
  * Take the steps of one round of DP-SGD on a network (arXiv:1607.00133) and return the event that they were.
  *
- * Every example takes part by a coin of its own. Its gradient is cut to the clip, noise falls on the sum, and the sum is
+ * Every example takes part by a coin of its own. Its gradient is cut to the clip, noise falls on the sum, and that is
  * divided by a batch that is expected and not counted. Momentum, and steps that shrink to nothing, as in
  * fedkd/private_torch.py.
  */

@@ -1,4 +1,4 @@
-/** The space in which private and public data are compared (fedkd/expertise/space.py): made of the transfer set alone. */
+/** The space in which private and public data are compared, made of the latter alone (fedkd/expertise/space.py). */
 
 import { leading } from "./eigen.js";
 import { featuresOf, type Features, type Inputs } from "./features.js";
@@ -144,7 +144,7 @@ async function gram(about: Float32Array, n: number, d: number, rest: Rest): Prom
   for (let i = 0; i < n; i++) {
     for (let j = 0; j <= i; j++) {
       let s0 = 0;
-    let s1 = 0;
+      let s1 = 0;
       for (let k = 0, a = i * d, b = j * d; k + 1 < d; k += 2, a += 2, b += 2) {
         s0 += about[a]! * about[b]!;
         s1 += about[a + 1]! * about[b + 1]!;
@@ -193,7 +193,7 @@ export async function nearest(x: Rows, to: Rows, k: number, pace: Pace = {}): Pr
       const limit = best[k - 1]!;
       let sum = 0;
       // Directions of much variance come first, so most rows are known to be too far after a few of them.
-      for (let a = i * d, b = j * d, end = a + d; a < end && sum < limit; ) {
+      for (let a = i * d, b = j * d, end = a + d; a < end && sum < limit;) {
         for (const stop = Math.min(a + 16, end); a < stop; a++, b++) {
           const gap = x.data[a]! - to.data[b]!;
           sum += gap * gap;

@@ -1,4 +1,4 @@
-/** Parts chosen by one string in Python's call syntax, as in fedkd/registry.py: `"quantize(bits=8) | weights(bits=5)"`. */
+/** Parts chosen by one string in call syntax, as in fedkd/registry.py: `"quantize(bits=8) | weights(bits=5)"`. */
 
 import { Refusal } from "./errors.js";
 

@@ -38,7 +38,10 @@ export function pack(p: Float32Array, encoding: string, classes: number): Uint8A
   if (encoding === "float16") return new Uint8Array(Uint16Array.from(p, toHalf).buffer);
   const rows = p.length / classes;
   if (encoding === "label") {
-    return packBits(Array.from({ length: rows }, (_, i) => argmax(p, i * classes, classes)), labelBits(classes));
+    return packBits(
+      Array.from({ length: rows }, (_, i) => argmax(p, i * classes, classes)),
+      labelBits(classes),
+    );
   }
   const units = unitsOf(encoding);
   const levels = p.filter((_, i) => i % classes !== classes - 1).map((value) => Math.round(value * units));
@@ -91,7 +94,12 @@ export function packWeights(w: Float32Array, bits: number): Uint8Array {
   if (w.every((value) => value === w[0])) return out.byte(1).float32(w[0]!).done();
   if (!bits) return out.byte(2).raw(new Uint8Array(w.slice().buffer)).done();
   const [top, levels] = weightLevels(w, bits);
-  return out.byte(3).byte(bits).varint(top >= 0 ? 2 * top : -2 * top - 1).raw(packBits(levels, bits)).done(); // prettier-ignore
+  return out
+    .byte(3)
+    .byte(bits)
+    .varint(top >= 0 ? 2 * top : -2 * top - 1)
+    .raw(packBits(levels, bits))
+    .done();
 }
 
 /** Return the place of the largest weight on the grid of `bits` bits, and the level (n,) of each. */

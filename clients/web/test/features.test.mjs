@@ -21,7 +21,8 @@ test("shapes are Python's, on small, large and colored images", () => {
   }
   const gray = digits("public", "large").x;
   const x = new Float32Array(4 * 3 * 784); // channel k of image i is gray image k + i
-  for (let i = 0; i < 4; i++) for (let k = 0; k < 3; k++) x.set(gray.subarray((k + i) * 784, (k + i + 1) * 784), (3 * i + k) * 784);
+  for (let i = 0; i < 4; i++)
+    for (let k = 0; k < 3; k++) x.set(gray.subarray((k + i) * 784, (k + i + 1) * 784), (3 * i + k) * 784);
   const expected = numbers(vectors.shapes.color);
   const out = new Float32Array(expected.length);
   fedkd.shapes([3, 28, 28]).write({ x, rows: 4, shape: [3, 28, 28] }, 0, 4, out);
@@ -75,12 +76,19 @@ test("leading eigenvectors are those of a matrix whose own are known, also of fe
   });
   const values = Array.from({ length: n }, (_, i) => (i < 20 ? 2 ** -(i >> 1) : 0)); // in pairs, and forty zeros
   const matrix = new Float64Array(n * n);
-  for (let k = 0; k < n; k++) for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) matrix[i * n + j] += values[k] * turn[k][i] * turn[k][j];
+  for (let k = 0; k < n; k++)
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) matrix[i * n + j] += values[k] * turn[k][i] * turn[k][j];
   const found = await fedkd.leading(matrix, n, 10);
   near(found.values, values.slice(0, 10), { absolute: 1e-9 });
   found.vectors.forEach((vector, k) => {
-    const image = Float64Array.from({ length: n }, (_, i) => vector.reduce((sum, value, j) => sum + matrix[i * n + j] * value, 0));
-    near(image, vector.map((value) => value * values[k]), { absolute: 1e-6 });
+    const image = Float64Array.from({ length: n }, (_, i) =>
+      vector.reduce((sum, value, j) => sum + matrix[i * n + j] * value, 0),
+    );
+    near(
+      image,
+      vector.map((value) => value * values[k]),
+      { absolute: 1e-6 },
+    );
   });
 });
 

@@ -97,7 +97,11 @@ test("half precision is that of IEEE 754, for every value and between two", () =
 test("on the grid no unit is lost, and missing ones go to the largest remainders", () => {
   const p = Float32Array.of(0.5, 0.3, 0.2, 0.34, 0.33, 0.33);
   const levels = fedkd.simplexGrid(p, 3, 7, new Stream("grid"));
-  near(levels, [4, 2, 1, 3, 2, 2].map((level, i) => (i < 3 ? level : levels[i])), {});
+  near(
+    levels,
+    [4, 2, 1, 3, 2, 2].map((level, i) => (i < 3 ? level : levels[i])),
+    {},
+  );
   assert.equal(levels[3] + levels[4] + levels[5], 7);
   const flat = new Float32Array(3000).fill(0.25);
   const one = fedkd.simplexGrid(flat, 4, 1, new Stream("ties"));
@@ -107,7 +111,10 @@ test("on the grid no unit is lost, and missing ones go to the largest remainders
 
 test("a chain that a phone cannot do names the key and what to set instead", () => {
   for (const text of ["top_k(k=3)", "float16 | delta", "argmax | range_code", "zstd"]) {
-    assert.throws(() => fedkd.chain(text, "broadcast"), /broadcast: a phone cannot do '\w+'.*set broadcast = 'float16'/);
+    assert.throws(
+      () => fedkd.chain(text, "broadcast"),
+      /broadcast: a phone cannot do '\w+'.*set broadcast = 'float16'/,
+    );
   }
   assert.throws(() => fedkd.chain("quantize(bits=9)", "release"), /'bits' must be in 1..8, got 9/);
   assert.throws(() => fedkd.chain("quantize(bit=4)", "release"), /no option 'bit' here; it takes bits/);

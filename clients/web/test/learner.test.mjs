@@ -5,23 +5,44 @@ import { bytes, digits, fedkd, mine, vectors } from "./support.mjs";
 const { Ledger, memoryStore } = fedkd;
 const CONFIG = { ...vectors.config, learner: "cnn(width=4, hidden=16)", "local-epochs": 3 };
 const PRIVATE = {
-  ...CONFIG, protect: "dp_sgd(rate=1.0, clip=0.1, examples=100, step=0.3)", epsilon: 3, rounds: 2, expertise: "uniform",
-  evidence: "none", learner: "linear(dimensions=20, temperature=4.0)", "local-epochs": 10, release: "argmax",
-}; // prettier-ignore
+  ...CONFIG,
+  protect: "dp_sgd(rate=1.0, clip=0.1, examples=100, step=0.3)",
+  epsilon: 3,
+  rounds: 2,
+  expertise: "uniform",
+  evidence: "none",
+  learner: "linear(dimensions=20, temperature=4.0)",
+  "local-epochs": 10,
+  release: "argmax",
+};
 const KEY = 7n;
 const transfer = digits("public", "small");
 const fingerprint = vectors.fingerprints.small;
 const surroundings = new fedkd.Surroundings(transfer);
 
 /** A site; `given` replaces parts of it. */
-const site = (given = {}) => ({ key: KEY, mine: mine("small"), classes: 10, transfer, fingerprint, run: "12", ...given });
+const site = (given = {}) => ({
+  key: KEY,
+  mine: mine("small"),
+  classes: 10,
+  transfer,
+  fingerprint,
+  run: "12",
+  ...given,
+});
 
 /** The frame of a query for all rows, with feedback or without, as the server writes it. */
 function query(round, rows = 200, feedback = null) {
   const sha = bytes(fingerprint);
   const body = new fedkd.Writer().raw(sha.subarray(8)).varint(200);
   if (rows === 200) body.byte(0);
-  else body.byte(1).raw(fedkd.packBits(Array.from({ length: 200 }, (_, i) => (i < rows ? 1 : 0)), 1));
+  else
+    body.byte(1).raw(
+      fedkd.packBits(
+        Array.from({ length: 200 }, (_, i) => (i < rows ? 1 : 0)),
+        1,
+      ),
+    );
   if (feedback) body.byte(0).raw(fedkd.pack(feedback, "float32", 10));
   const header = { kind: 1, encoding: feedback ? 0 : 255, classes: 10, rows: feedback ? 200 : 0, round, client: 0n };
   return fedkd.write({ ...header, fingerprint: sha, flags: 0, base: 0 }, body.done());
@@ -118,7 +139,10 @@ test("a private run is charged whole before it begins, trains each round once, a
 });
 
 test("without a budget nothing private is promised, and with one nothing is given without", async () => {
-  assert.match((await ask(query(1), null, await ledgerOf(), { config: PRIVATE })).refusal, /needs a ledger with a budget/);
+  assert.match(
+    (await ask(query(1), null, await ledgerOf(), { config: PRIVATE })).refusal,
+    /needs a ledger with a budget/,
+  );
   const guarded = await ledgerOf(memoryStore(), { epsilon: 3, delta: 1e-5 });
   assert.match((await ask(query(1), null, guarded)).refusal, /privacy budget of this client does not allow/);
 });
@@ -199,8 +223,12 @@ test("data that does not fit is refused before anything is reserved, and its con
 });
 
 test("a phone takes its turn in a mix, or the next that it has", () => {
-  const of = (learner, key, shape = [1, 8, 8]) => fedkd.learnerOf(fedkd.configOf({ ...CONFIG, learner }), BigInt(key), shape).name;
-  assert.deepEqual([0, 1, 2, 3].map((key) => of("cnn, mlp, forest, logistic", key)), ["cnn", "mlp", "cnn", "cnn"]);
+  const of = (learner, key, shape = [1, 8, 8]) =>
+    fedkd.learnerOf(fedkd.configOf({ ...CONFIG, learner }), BigInt(key), shape).name;
+  assert.deepEqual(
+    [0, 1, 2, 3].map((key) => of("cnn, mlp, forest, logistic", key)),
+    ["cnn", "mlp", "cnn", "cnn"],
+  );
   assert.equal(of("forest", 0), "cnn");
   assert.equal(of("my_module:make", 0), "cnn");
   assert.equal(of("cnn", 0, [64]), "mlp");

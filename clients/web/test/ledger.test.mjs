@@ -112,7 +112,15 @@ test("a clock that was set back does not break the chain", async () => {
 });
 
 test("numbers are written as Python writes them", () => {
-  const expected = { 1: "1", 0.5: "0.5", 1e-5: "1e-05", 1.5e-7: "1.5e-07", 0.0001: "0.0001", 1e22: "1e+22", 1763766.25: "1763766.25" };
+  const expected = {
+    1: "1",
+    0.5: "0.5",
+    1e-5: "1e-05",
+    1.5e-7: "1.5e-07",
+    0.0001: "0.0001",
+    1e22: "1e+22",
+    1763766.25: "1763766.25",
+  };
   for (const [value, text] of Object.entries(expected)) assert.equal(fedkd.canonical(Number(value)), text);
   assert.equal(fedkd.canonical({ b: [1, null], a: "x" }), '{"a":"x","b":[1,null]}');
 });

@@ -19,7 +19,10 @@ function differences(theta, loss, h = 1e-6) {
 
 for (const one of vectors.networks) {
   test(`a ${one.kind} on (${one.shape}) says what torch says`, () => {
-    const make = { cnn: () => fedkd.cnn(one.shape, 4, one.width, one.hidden), mlp: () => fedkd.mlp(one.shape, 4, one.hidden) };
+    const make = {
+      cnn: () => fedkd.cnn(one.shape, 4, one.width, one.hidden),
+      mlp: () => fedkd.mlp(one.shape, 4, one.hidden),
+    };
     const network = make[one.kind]();
     network.theta.set(numbers(one.theta));
     const [x, size] = [numbers(one.x), fedkd.sizeOf(one.shape)];
@@ -38,8 +41,13 @@ for (const [name, make] of Object.entries(NETWORKS)) {
     const [network, size] = make();
     const stream = new Stream("gradients");
     network.initialize(stream);
-    const inputs = Array.from({ length: 12 }, () => Float64Array.from({ length: size }, () => 2 * stream.uniform() - 1));
-    const p = Float64Array.from({ length: network.classes }, (_, c) => (c + 1) / ((network.classes * (network.classes + 1)) / 2));
+    const inputs = Array.from({ length: 12 }, () =>
+      Float64Array.from({ length: size }, () => 2 * stream.uniform() - 1),
+    );
+    const p = Float64Array.from(
+      { length: network.classes },
+      (_, c) => (c + 1) / ((network.classes * (network.classes + 1)) / 2),
+    );
     const dz = new Float64Array(network.classes);
     const loss = () => inputs.reduce((sum, x) => sum + fedkd.crossEntropy(network.forward(x), p, 0, dz), 0);
     const gradient = network.zeros();
@@ -64,6 +72,18 @@ for (const { spec, z, p, loss, slope } of vectors.losses) {
     }
   });
 }
+
+test("ten steps of Adam lead where torch's ten steps lead", async () => {
+  const { x, labels, before, after } = vectors.training;
+  const network = fedkd.cnn([1, 9, 8], 4, 2, 5);
+  network.theta.set(numbers(before));
+  const inputs = { x: numbers(x), rows: 12, shape: [1, 9, 8] };
+  const settings = { epochs: 10, batchSize: 12, learningRate: 0.01, schedule: fedkd.scheduleOf("linear"), views: [] };
+  const targets = fedkd.oneHot(Int32Array.from(labels), 4);
+  await fedkd.learn(network, inputs, targets, fedkd.crossEntropy, settings, new Stream("any"));
+  near(network.theta, numbers(after), { absolute: 1e-4 });
+  assert.ok(network.theta.some((value, i) => Math.abs(value - numbers(before)[i]) > 0.03));
+});
 
 test("a network learns digits it has seen, and others like them", async () => {
   const own = mine("small");
@@ -110,10 +130,16 @@ test("views move an image and mirror it, and leave its labels and its pixels alo
     const x = new Float32Array(25);
     x[12] = 1; // the middle of 5 x 5
     shift(x, [1, 5, 5], new Stream("shift", trial));
-    assert.equal(x.reduce((sum, value) => sum + value, 0), 1);
+    assert.equal(
+      x.reduce((sum, value) => sum + value, 0),
+      1,
+    );
     seen.add(x.indexOf(1));
   }
-  assert.deepEqual([...seen].sort((a, b) => a - b), [6, 7, 8, 11, 12, 13, 16, 17, 18]);
+  assert.deepEqual(
+    [...seen].sort((a, b) => a - b),
+    [6, 7, 8, 11, 12, 13, 16, 17, 18],
+  );
   const [flip] = fedkd.viewsOf("flip");
   const flips = Array.from({ length: 100 }, (_, trial) => {
     const x = Float32Array.of(1, 2, 3, 4, 5, 6);

@@ -35,7 +35,10 @@ test("a phone finds its own noise: enough by Renyi accounting, and never less th
   for (const { epsilon, delta, rate, count, noise, tight } of vectors.costs) {
     const found = fedkd.calibrated(epsilon, delta, rate, count);
     assert.ok(fedkd.epsilonOf(fedkd.rdp(step(rate, found, count)), delta) <= epsilon);
-    assert.ok(fedkd.epsilonOf(fedkd.rdp(step(rate, found / 1.001, count)), delta) > epsilon, "and not more than needed");
+    assert.ok(
+      fedkd.epsilonOf(fedkd.rdp(step(rate, found / 1.001, count)), delta) > epsilon,
+      "and not more than needed",
+    );
     near([found], [noise], { relative: 1e-3 });
     assert.ok(found >= tight, `${found} below the ${tight} of a tight accountant`);
   }
@@ -92,7 +95,12 @@ test("no example moves a sum by more than the clip, also not one of absurd input
   const clip = 0.05;
   const whole = await fedkd.clippedSum(network, own, all, clip);
   for (const left of [0, 7, 19]) {
-    const without = await fedkd.clippedSum(network, own, all.filter((i) => i !== left), clip);
+    const without = await fedkd.clippedSum(
+      network,
+      own,
+      all.filter((i) => i !== left),
+      clip,
+    );
     const moved = Math.hypot(...whole.map((value, i) => value - without[i]));
     assert.ok(moved <= clip && moved > 0.99 * clip, `moved by ${moved}`);
   }
@@ -104,7 +112,12 @@ test("no example moves a sum by more than the clip, also not one of absurd input
     network.backward(dz, gradient);
   }
   near(loose, gradient, { absolute: 1e-4 });
-  const without = await fedkd.clippedSum(network, own, all.filter((i) => i !== 7), clip);
+  const without = await fedkd.clippedSum(
+    network,
+    own,
+    all.filter((i) => i !== 7),
+    clip,
+  );
   for (const absurd of [NaN, Infinity, -Infinity, 3e38]) {
     const x = own.x.slice();
     x.fill(absurd, 64 * 7 + 20, 64 * 7 + 30);
@@ -121,7 +134,14 @@ test("the linear model's gradients are cut in the same way", async () => {
   const weights = new Float64Array(21 * 10).map((_, i) => Math.sin(i));
   const all = Int32Array.from(own.y.keys());
   const whole = fedkd.linearSum(weights, v, own.y, all, 0.1, 10);
-  const without = fedkd.linearSum(weights, v, own.y, all.filter((i) => i !== 3), 0.1, 10);
+  const without = fedkd.linearSum(
+    weights,
+    v,
+    own.y,
+    all.filter((i) => i !== 3),
+    0.1,
+    10,
+  );
   const moved = Math.hypot(...whole.map((value, i) => value - without[i]));
   assert.ok(moved <= 0.1 && moved > 0.0999, `moved by ${moved}`);
 });
@@ -138,7 +158,10 @@ test("a step of DP-SGD has noise of the size that was promised on every weight",
   assert.ok(Math.abs(deviation - 1) < 0.05, `deviation ${deviation}`);
   const again = Float64Array.from(network.theta);
   await fedkd.descend(network, own, budget, system);
-  assert.notDeepEqual(network.theta.map((value, i) => value - again[i]), again.map((value, i) => value - before[i]));
+  assert.notDeepEqual(
+    network.theta.map((value, i) => value - again[i]),
+    again.map((value, i) => value - before[i]),
+  );
 });
 
 test("with much budget a private model learns digits, by network and by linear model", async () => {

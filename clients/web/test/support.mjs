@@ -4,7 +4,9 @@ import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
 const root = new URL("../../../", import.meta.url);
-const folder = process.env.FEDKD_PAGE ? pathToFileURL(`${process.env.FEDKD_PAGE}/`) : new URL("fedkd/serving/page/", root);
+const folder = process.env.FEDKD_PAGE
+  ? pathToFileURL(`${process.env.FEDKD_PAGE}/`)
+  : new URL("fedkd/serving/page/", root);
 
 export const fedkd = await import(new URL("science.js", folder).href);
 export const page = await import(new URL("protocol.js", folder).href);

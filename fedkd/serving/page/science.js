@@ -14,7 +14,10 @@ var ORDERS = [
   ...span(11, 64, 1),
   ...span(64, 520, 8)
 ];
-var LOG_FACTORIAL = span(0, 513, 1).reduce((sums, n) => [...sums, (sums[n - 1] ?? 0) + Math.log(n || 1)], []);
+var LOG_FACTORIAL = span(0, 513, 1).reduce(
+  (sums, n) => [...sums, (sums[n - 1] ?? 0) + Math.log(n || 1)],
+  []
+);
 function rdp(event) {
   if (event.kind === "no_op") return new Float64Array(ORDERS.length);
   if (event.kind === "non_private" || !sound(event)) return new Float64Array(ORDERS.length).fill(Infinity);
@@ -191,7 +194,9 @@ function read(frame, kind) {
   }
   if (frame[0] !== 70 || frame[1] !== 75 || frame[2] !== 68) throw new Refusal("not a fedkd frame");
   if (frame[3] !== VERSION) {
-    throw new Refusal(`frame has version ${frame[3]}, this page reads ${VERSION}: reload it, both sides need the same fedkd`);
+    throw new Refusal(
+      `frame has version ${frame[3]}, this page reads ${VERSION}: reload it, both sides need the same fedkd`
+    );
   }
   const reader = new Reader(frame, FIXED);
   const flags = frame[4] >> 4;
@@ -444,7 +449,10 @@ function pack(p, encoding, classes) {
   if (encoding === "float16") return new Uint8Array(Uint16Array.from(p, toHalf).buffer);
   const rows = p.length / classes;
   if (encoding === "label") {
-    return packBits(Array.from({ length: rows }, (_, i) => argmax(p, i * classes, classes)), labelBits(classes));
+    return packBits(
+      Array.from({ length: rows }, (_, i) => argmax(p, i * classes, classes)),
+      labelBits(classes)
+    );
   }
   const units = unitsOf(encoding);
   const levels = p.filter((_, i) => i % classes !== classes - 1).map((value) => Math.round(value * units));
@@ -1120,7 +1128,10 @@ async function neighbors(spec, where, mine, classes, pace = {}) {
   const all = await space.project(mine, pace);
   const found = [];
   for (let c = 0; c < classes; c++) {
-    const own = pick(all, Array.from(mine.y.keys()).filter((i) => mine.y[i] === c));
+    const own = pick(
+      all,
+      Array.from(mine.y.keys()).filter((i) => mine.y[i] === c)
+    );
     found.push(count(own) ? await logRatios(space.public, own, where, given2, pace) : null);
   }
   for (let i = 0; i < rows; i++) {
@@ -1199,7 +1210,10 @@ function kl(T, hard2, smoothing, floor) {
   return (z, p, at, dz) => {
     const classes = z.length;
     const given2 = Float64Array.from({ length: classes }, (_, c) => (1 - smoothing) * p[at + c] + smoothing / classes);
-    const target = T === 1 ? given2 : softmax(given2.map((value) => Math.log(Math.max(value, floor))), T);
+    const target = T === 1 ? given2 : softmax(
+      given2.map((value) => Math.log(Math.max(value, floor))),
+      T
+    );
     const q = softmax(z, T);
     const mass = target.reduce((sum, value) => sum + value, 0);
     let loss = 0;
@@ -1249,7 +1263,9 @@ function protectionOf(protect) {
   const spec = parse(protect);
   if (spec.name === "none") return options(spec, {}, "protect") && null;
   if (spec.name !== "dp_sgd") {
-    throw new Refusal(`protect: a phone cannot do '${spec.name}', only none and dp_sgd; use another device for this run`);
+    throw new Refusal(
+      `protect: a phone cannot do '${spec.name}', only none and dp_sgd; use another device for this run`
+    );
   }
   const given2 = options(spec, DP_SGD, "protect");
   aboveZero("protect", "dp_sgd", given2);
@@ -1486,12 +1502,19 @@ function configOf(run, noise = 0) {
   distillLoss(text("distill"));
   const dpSgd = protectionOf(text("protect"));
   const [expertise, evidence] = [expertiseOf(text("expertise")), evidenceOf(text("evidence"))];
-  const [epsilon, delta, rounds, epochs] = [number2("epsilon"), number2("delta"), number2("rounds"), number2("local-epochs")];
+  const [epsilon, delta, rounds, epochs] = [
+    number2("epsilon"),
+    number2("delta"),
+    number2("rounds"),
+    number2("local-epochs")
+  ];
   if (dpSgd && evidence.name !== "none") {
     throw new Refusal(`evidence: '${evidence.name}' reads private data beside the model; set evidence = 'none'`);
   }
   if (dpSgd && !SAMPLES_ONLY.includes(expertise.name)) {
-    throw new Refusal(`expertise: '${expertise.name}' reads private data, which dp_sgd does not cover; set expertise = 'uniform'`);
+    throw new Refusal(
+      `expertise: '${expertise.name}' reads private data, which dp_sgd does not cover; set expertise = 'uniform'`
+    );
   }
   const fixed = Object.entries(run).filter(([key]) => !FREE.includes(key) || key === "rounds" && dpSgd !== null);
   return {
@@ -1583,7 +1606,12 @@ async function descendPrivately(weights, v, mine, space, budget, classes, entrop
     const chosen = rate === 1 ? Int32Array.from(mine.y.keys()) : coins(entropy, mine.rows, rate);
     const total2 = linearSum(weights, v, mine.y, chosen, clip, classes);
     const draws = normals(entropy, total2.length);
-    const move = product(space.inverse, total2.map((value, j) => value + noise * clip * draws[j]), v.columns, classes);
+    const move = product(
+      space.inverse,
+      total2.map((value, j) => value + noise * clip * draws[j]),
+      v.columns,
+      classes
+    );
     const length = step * (1 - t / steps) * classes / (rate * examples);
     for (let j = 0; j < weights.length; j++) weights[j] -= length * move[j];
   }
@@ -1964,17 +1992,26 @@ function cnn(shape, classes, width = 16, hidden = 64, alloc = Float32Array) {
   const first = new Convolution(channels, high, wide, width, alloc);
   const second = new Convolution(width, high >> 1, wide >> 1, 2 * width, alloc);
   const flat = 2 * width * (high >> 2) * (wide >> 2);
-  return new Network([first, second, new Dense(flat, hidden, true, alloc), new Dense(hidden, classes, false, alloc)], classes, alloc);
+  return new Network(
+    [first, second, new Dense(flat, hidden, true, alloc), new Dense(hidden, classes, false, alloc)],
+    classes,
+    alloc
+  );
 }
 function mlp(shape, classes, hidden = 64, alloc = Float32Array) {
-  return new Network([new Dense(sizeOf(shape), hidden, true, alloc), new Dense(hidden, classes, false, alloc)], classes, alloc);
+  return new Network(
+    [new Dense(sizeOf(shape), hidden, true, alloc), new Dense(hidden, classes, false, alloc)],
+    classes,
+    alloc
+  );
 }
 
 // src/models.ts
 async function modelOf(spec, transfer, classes, config, key, pace = {}) {
   if (spec.name === "linear") {
     const given2 = options(spec, { features: "shapes", dimensions: 100, temperature: 1 }, "learner");
-    if (given2.features !== "shapes") throw new Refusal(`learner: a phone knows no features '${given2.features}', only shapes`);
+    if (given2.features !== "shapes")
+      throw new Refusal(`learner: a phone knows no features '${given2.features}', only shapes`);
     aboveZero("learner", "linear", { dimensions: given2.dimensions, temperature: given2.temperature });
     return linear(await whitened(transfer, given2.dimensions, pace), classes, config, given2.temperature);
   }
@@ -2151,7 +2188,8 @@ function checkSite({ mine, classes, transfer }, config) {
   }
   if (config.protection) return;
   if (mine.rows === 0) throw new Refusal("this phone has no images of its own yet");
-  if (!mine.y.every((label) => label >= 0 && label < classes)) throw new Refusal("a label is not one of the run's classes");
+  if (!mine.y.every((label) => label >= 0 && label < classes))
+    throw new Refusal("a label is not one of the run's classes");
   if (!mine.x.every(Number.isFinite)) throw new Refusal("an image of this phone holds NaN or infinity");
 }
 function pickInputs(inputs, rows) {
@@ -2280,7 +2318,8 @@ var Ledger = class _Ledger {
     try {
       found = JSON.parse(record);
       if (found.hash !== await link(this.place.hash, found.body)) throw new Error();
-      if (!(Number(found.body["time"]) >= this.last) || found.body["kind"] === "open" !== (number2 === 1)) throw new Error();
+      if (!(Number(found.body["time"]) >= this.last) || found.body["kind"] === "open" !== (number2 === 1))
+        throw new Error();
       this.add(found.body);
     } catch {
       throw new Refusal(`${BROKEN} record ${number2} does not continue the chain`);
@@ -2346,7 +2385,8 @@ async function prefix(records, count2) {
   return records.length < count2 ? "" : JSON.parse(records[count2 - 1]).hash;
 }
 function name(what, text) {
-  if (!NAME.test(text)) throw new Refusal(`${what} must be 1 to 200 letters, digits or ._:/@+-, got '${text.slice(0, 40)}'`);
+  if (!NAME.test(text))
+    throw new Refusal(`${what} must be 1 to 200 letters, digits or ._:/@+-, got '${text.slice(0, 40)}'`);
   return text;
 }
 var CODES2 = { non_private: 0, no_op: 1, sampled_gaussian: 3 };
