@@ -50,7 +50,7 @@ def join(
     own = {key: value for key, value in given.items() if value is not None}
     where = Home((home or invitation.home()).expanduser().resolve())
     with where.locked():
-        _set_up(where, invitation, own, demo, name, bandwidth, ask=not yes and sys.stdin.isatty())
+        _set_up(where, invitation, own, demo, name, bandwidth, ask=not yes and _is_terminal())
     _live(where, once=once)
 
 
@@ -117,6 +117,10 @@ def _live(home: Home, *, once: bool) -> None:
     from fedkd.fleet.resident import main
 
     raise typer.Exit(main(words[3:]))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _absolute(spec: str | None) -> str | None:

@@ -16,8 +16,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 PATIENCE = 60.0
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 # Chromium reads its orders from descriptor 3 and answers on 4.
-START = "import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 13); os.dup2(b, 14); os.dup2(13, 3); os.dup2(14, 4); " \
-        "os.closerange(5, 256); os.execv(sys.argv[3], sys.argv[3:])"  # fmt: skip
+START = (
+    "import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 300); os.dup2(b, 301);"
+    "os.dup2(300, 3); os.dup2(301, 4); os.closerange(5, 302); os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 class BrowserError(AssertionError):
@@ -32,9 +34,9 @@ class Browser:
         read, ours = os.pipe()
         theirs, write = os.pipe()
         flags = [
-            *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe", "--mute-audio"),
+            *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"),
             *("--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"),
-            *("--disable-dev-shm-usage", "--proxy-server=direct://", f"--user-data-dir={folder}", "--enable-precise-memory-info"),
+            *("--disable-dev-shm-usage", "--proxy-server=direct://", f"--user-data-dir={folder}"),
             *([f"--ignore-certificate-errors-spki-list={','.join(trusted)}"] if trusted else []),
         ]  # fmt: skip
         self._log = open(Path(folder).with_suffix(".log"), "wb")  # noqa: SIM115 - closed in close()

@@ -1,7 +1,8 @@
 """Golden bytes of Flower's Fleet API for nodes that are not Python: ``python tests/fleet_vectors.py`` writes them anew.
 
-Made by the installed Flower's own classes. Each entry has ``hex`` and the ``fields`` that it says; numbers of 64 bits are
-strings, bytes are hex. ``query`` and ``answer`` are whole messages: every object by its name, in the order of its tree.
+Made by the installed Flower's own classes. Each entry has ``hex`` and the ``fields`` that it says; numbers of 64 bits
+are strings, bytes are hex. ``query`` and ``answer`` are whole messages: every object by its name,
+in the order of its tree.
 """
 
 import json
@@ -47,7 +48,8 @@ def vectors():
     )
     release = ConfigRecord({"frame": b"FKD\x02 and so on", "salt": bytes(16)})
     answer = _message({"release": release}, src=NODE, dst=1, reply_to="ab" * 32, tasks=(None, 7))
-    run = Run(run_id=RUN, status=None, override_config=_config({"rounds": 3, "protect": "none", "epsilon": 0.0, "late": True}))
+    config = {"rounds": 3, "protect": "none", "epsilon": 0.0, "late": True}
+    run = Run(run_id=RUN, status=None, override_config=_config(config))
     plain = {
         "activate_request": ActivateNodeRequest(public_key=PEM.encode(), heartbeat_interval=1800),
         "activate_response": ActivateNodeResponse(node_id=NODE),
@@ -55,13 +57,16 @@ def vectors():
         "heartbeat_response": SendNodeHeartbeatResponse(success=True),
         "pull_request": PullMessagesRequest(node=node),
         "pull_response": PullMessagesResponse(
-            messages_list=[message_to_proto(remove_content_from_message(query))], message_object_trees=[get_object_tree(query)]
+            messages_list=[message_to_proto(remove_content_from_message(query))],
+            message_object_trees=[get_object_tree(query)],
         ),
         "empty_pull_response": PullMessagesResponse(),
         "get_run_request": GetRunRequest(node=node, run_id=RUN),
         "get_run_response": GetRunResponse(run=run),
         "pull_object_request": PullObjectRequest(node=node, run_id=RUN, object_id="ab" * 32),
-        "pull_object_response": PullObjectResponse(object_found=True, object_available=True, object_content=b"\x00\x01"),
+        "pull_object_response": PullObjectResponse(
+            object_found=True, object_available=True, object_content=b"\x00\x01"
+        ),
         "late_object_response": PullObjectResponse(object_found=True),
         "confirm_request": ConfirmMessageReceivedRequest(node=node, run_id=RUN, message_object_id="cd" * 32),
         "push_request": PushMessagesRequest(
@@ -75,20 +80,27 @@ def vectors():
             node=node, run_id=RUN, object_id="ab" * 32, object_content=b"\x00\x01", session_id="s-1"
         ),
         "push_object_response": PushObjectResponse(stored=True),
-        "zeros": _proto_record(ConfigRecord({"zero": 0, "no": False, "nothing": 0.0, "less": -2, "empty": "", "void": b""})),
+        "zeros": _proto_record(
+            ConfigRecord({"zero": 0, "no": False, "nothing": 0.0, "less": -2, "empty": "", "void": b""})
+        ),
     }  # fmt: skip
     fields = {
         "activate_request": {"public_key": PEM, "interval": 1800}, "activate_response": {"node": str(NODE)},
         "heartbeat_request": {"node": str(NODE), "interval": 1800}, "heartbeat_response": {"success": True},
-        "pull_request": {"node": str(NODE)}, "pull_response": {"metadata": _fields(query), "tree": _tree(get_object_tree(query))},
+        "pull_request": {"node": str(NODE)},
+        "pull_response": {"metadata": _fields(query), "tree": _tree(get_object_tree(query))},
         "empty_pull_response": {}, "get_run_request": {"node": str(NODE), "run": str(RUN)},
-        "get_run_response": {"config": {"rounds": 3, "protect": "none", "epsilon": 0.0, "late": True}},
+        "get_run_response": {"config": config},
         "pull_object_request": {"node": str(NODE), "run": str(RUN), "object": "ab" * 32},
         "pull_object_response": {"content": "0001"}, "late_object_response": {"content": None},
         "confirm_request": {"node": str(NODE), "run": str(RUN), "object": "cd" * 32},
-        "push_request": {"node": str(NODE), "metadata": _fields(answer), "tree": _tree(get_object_tree(answer)), "seconds": 1.5},
+        "push_request": {
+            "node": str(NODE), "metadata": _fields(answer), "tree": _tree(get_object_tree(answer)), "seconds": 1.5,
+        },
         "push_response": {"wanted": ["ab" * 32, "cd" * 32], "session": "s-1"},
-        "push_object_request": {"node": str(NODE), "run": str(RUN), "object": "ab" * 32, "content": "0001", "session": "s-1"},
+        "push_object_request": {
+            "node": str(NODE), "run": str(RUN), "object": "ab" * 32, "content": "0001", "session": "s-1",
+        },
         "push_object_response": {"stored": True},
         "zeros": {"zero": "0", "no": False, "nothing": 0.0, "less": "-2", "empty": "", "void": {"hex": ""}},
     }  # fmt: skip
@@ -130,7 +142,8 @@ def _fields(message):
     m = message_to_proto(message).metadata
     return {
         "runId": str(m.run_id), "messageId": m.message_id, "source": str(m.src_node_id), "target": str(m.dst_node_id),
-        "replyTo": m.reply_to_message_id, "group": m.group_id, "ttl": m.ttl, "type": m.message_type, "createdAt": m.created_at,
+        "replyTo": m.reply_to_message_id, "group": m.group_id, "ttl": m.ttl, "type": m.message_type,
+        "createdAt": m.created_at,
         "sourceTask": str(m.src_task_id) if m.HasField("src_task_id") else None,
         "targetTask": str(m.dst_task_id) if m.HasField("dst_task_id") else None,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The phone page in headless Chromium, before the real front but without a SuperLink: what people see and may do wrong."""
+"""The phone page in headless Chromium before the real front, without a SuperLink: what people see and may do wrong."""
 
 import json
 import struct
@@ -49,11 +49,12 @@ def png(gray):
 
 def kept(phone, name):
     """Return a value of the page's storage, as JSON knows it."""
-    return phone.run(
-        "(async () => { const db = await new Promise(ok => { const q = indexedDB.open('fedkd'); q.onsuccess = () => ok(q.result) });"
-        f"const v = await new Promise(ok => {{ const q = db.transaction('values').objectStore('values').get({json.dumps(name)});"
-        "q.onsuccess = () => ok(q.result) }); db.close(); return v instanceof Object && 'x' in v ? {...v, x: [...v.x], y: [...v.y]} : v })()"
-    )  # fmt: skip
+    return phone.run(f"""(async () => {{
+      const done = q => new Promise(ok => {{ q.onsuccess = () => ok(q.result) }});
+      const db = await done(indexedDB.open('fedkd'));
+      const v = await done(db.transaction('values').objectStore('values').get({json.dumps(name)}));
+      db.close();
+      return v instanceof Object && 'y' in v ? {{...v, x: [...v.x], y: [...v.y]}} : v }})()""")
 
 
 def at_data(browser, server):
@@ -230,11 +231,14 @@ def test_every_control_has_a_name_and_every_text_enough_contrast(browser, server
     )
     assert phone.run(nameless) == []
     contrast = """(() => {
-      const rgb = c => { const s = document.createElement('canvas').getContext('2d'); s.fillStyle = c; s.fillRect(0, 0, 1, 1);
+      const rgb = c => { const s = document.createElement('canvas').getContext('2d');
+        s.fillStyle = c; s.fillRect(0, 0, 1, 1);
         return [...s.getImageData(0, 0, 1, 1).data] };
-      const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+      const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, k) => sum + v * [.2126, .7152, .0722][k], 0);
-      const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] > 200) return c }
+      const behind = e => { for (; e; e = e.parentElement) {
+          const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] > 200) return c }
         return rgb('white') };
       const texts = [...document.querySelectorAll('main *')].filter(e => e.offsetParent && !e.disabled
         && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()));

@@ -9,7 +9,7 @@ import { build } from "esbuild";
 const here = dirname(fileURLToPath(import.meta.url));
 const out = process.argv[2] ?? join(here, "..", "..", "fedkd", "serving", "page");
 
-/** `science` and `protocol` are libraries without a page: worker and page import them, and so do the tests, with nothing but node. */
+/** `science` and `protocol` are libraries: worker and page import them, and so do the tests, with nothing but node. */
 const entries = ["src/science.ts", "src/protocol.ts", "src/worker.ts", "src/app.ts", "page/sw.ts"];
 
 await build({
@@ -25,4 +25,5 @@ await build({
   logLevel: "warning",
 });
 mkdirSync(out, { recursive: true });
-for (const name of readdirSync(join(here, "page"))) if (!name.endsWith(".ts")) copyFileSync(join(here, "page", name), join(out, name));
+for (const name of readdirSync(join(here, "page")))
+  if (!name.endsWith(".ts")) copyFileSync(join(here, "page", name), join(out, name));

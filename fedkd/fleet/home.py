@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.dataset import fingerprint
-from fedkd.envelope import Records
+from fedkd.envelope import Records, Value
 from fedkd.errors import CheckpointError, ConfigError, DataError
 from fedkd.files import load_arrays, save_arrays, write_atomic
 from fedkd.records import TransferSet
@@ -148,10 +148,7 @@ class Home:
             reply = header["reply"]
             frame = arrays["frame"].tobytes()
             if reply is not None:
-                for values in reply.values():
-                    values |= {key: bytes.fromhex(text) for key, text in values.pop("bytes", {}).items()}
-                    if values.pop("framed", False):
-                        values["frame"] = frame
+                reply = {name: _unpacked(values, frame) for name, values in reply.items()}
             return Pending(header["metadata"], frame, header["acknowledged"], header["error"], reply)
         except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
             self.done()
@@ -161,13 +158,9 @@ class Home:
         """Write the message that the node is busy with, so that it survives the node."""
         frame, reply = pending.frame, None
         if pending.reply is not None:
-            reply, frame = {}, b""
-            for name, values in pending.reply.items():
-                told: dict[str, Any] = {k: v for k, v in values.items() if not isinstance(v, bytes)}
-                told["bytes"] = {k: v.hex() for k, v in values.items() if isinstance(v, bytes) and k != "frame"}
-                if isinstance(values.get("frame"), bytes):
-                    frame, told["framed"] = values["frame"], True  # type: ignore[assignment]
-                reply[name] = told
+            reply = {name: _packed(values) for name, values in pending.reply.items()}
+            frames = [values["frame"] for values in pending.reply.values() if "frame" in values]
+            frame = frames[0] if frames and isinstance(frames[0], bytes) else b""
         header = {
             "metadata": dict(pending.metadata),
             "acknowledged": pending.acknowledged,
@@ -189,3 +182,21 @@ class Home:
             write_atomic(path, content, secret=True)
         except OSError as error:
             raise ConfigError(f"cannot write to the node's folder {self.path}: {error.strerror}") from None
+
+
+def _packed(values: Mapping[str, Value]) -> list[list[Any]]:
+    """Return a record as JSON can have it, in its order, on which its bytes depend; the frame lies elsewhere."""
+    return [
+        [key, "frame" if key == "frame" else "bytes", value.hex() if key != "frame" else ""]
+        if isinstance(value, bytes)
+        else [key, "plain", value]
+        for key, value in values.items()
+    ]
+
+
+def _unpacked(values: Iterable[list[Any]], frame: bytes) -> dict[str, Value]:
+    def read(kind: str, value: Any) -> Value:
+        found: Value = frame if kind == "frame" else bytes.fromhex(value) if kind == "bytes" else value
+        return found
+
+    return {key: read(kind, value) for key, kind, value in values}

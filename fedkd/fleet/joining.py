@@ -7,6 +7,7 @@ certificate of the authority that all later connections are checked by. Browsers
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from fedkd.site import Common, check_terms, outline
 MAX_ABOUT = 1024 * 1024
 MAX_TRANSFER = 512 * 1024 * 1024
 NAME = 64
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")  # it becomes part of a path
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def about(link: Link) -> dict[str, Any]:
     names = found.get("class_names")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise LinkError(f"{path}: 'class_names' must be a list of texts or null")
-    if not (found["classes"] >= 1 and found["rows"] >= 1 and len(found["fingerprint"]) == 64):
+    if not (found["classes"] >= 1 and found["rows"] >= 1 and FINGERPRINT.fullmatch(found["fingerprint"])):
         raise LinkError(f"{path}: the run has no classes, no public rows or no fingerprint of them")
     return found
 

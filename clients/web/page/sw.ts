@@ -3,7 +3,16 @@
  * server is never answered by an old page. Nothing of the federation passes through here: no question, no answer.
  */
 const CACHE = "fedkd-page-1";
-const SHELL = ["/", "/app.js", "/protocol.js", "/science.js", "/worker.js", "/style.css", "/icon.svg", "/manifest.webmanifest"];
+const SHELL = [
+  "/",
+  "/app.js",
+  "/protocol.js",
+  "/science.js",
+  "/worker.js",
+  "/style.css",
+  "/icon.svg",
+  "/manifest.webmanifest",
+];
 
 /** What a service worker is given, as far as it is used here: the compiler's own list is that of a page. */
 interface Extendable extends Event {
@@ -35,17 +44,26 @@ async function shell(request: Request, path: string): Promise<Response> {
 }
 
 scope.addEventListener("install", (event: Extendable) =>
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(SHELL)).then(() => scope.skipWaiting())));
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(SHELL))
+      .then(() => scope.skipWaiting()),
+  ),
+);
 
 scope.addEventListener("activate", (event: Extendable) =>
   event.waitUntil(
-    caches.keys()
+    caches
+      .keys()
       .then((names) => Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name))))
       .then(() => scope.clients.claim()),
-  ));
+  ),
+);
 
 scope.addEventListener("fetch", (event: Fetching) => {
-  const { request } = event, url = new URL(request.url);
+  const { request } = event,
+    url = new URL(request.url);
   if (request.method === "GET" && url.origin === location.origin && SHELL.includes(url.pathname))
     event.respondWith(shell(request, url.pathname));
 });

@@ -1,9 +1,41 @@
-/** The page itself: what happens, in the order it happens. State is in screens.ts, looks in view.ts, words in words.ts. */
+/** The page itself: what happens, and when. State is in screens.ts, looks are in view.ts, words in words.ts. */
 import { cannotAnswer, roundOf, weigh } from "./outlook.js";
 import {
-  type About, AboutError, type Chosen, type Event, FileError, Fleet, type Happening, type Job, Node, type Photo, type PrivateData,
-  Refused, type Result, START, type Sent, type State, type Store, TransferError, type TransferSet, Unreachable, asData, fetchShard,
-  fetchTransfer, inverted, mayWork, newKey, next, openStore, readAbout, readFile, readPhoto, register, sameRun, sha256, surroundings,
+  type About,
+  AboutError,
+  type Chosen,
+  type Event,
+  FileError,
+  Fleet,
+  type Happening,
+  type Job,
+  Node,
+  type Photo,
+  type PrivateData,
+  Refused,
+  type Result,
+  START,
+  type Sent,
+  type State,
+  type Store,
+  TransferError,
+  type TransferSet,
+  Unreachable,
+  asData,
+  fetchShard,
+  fetchTransfer,
+  inverted,
+  mayWork,
+  newKey,
+  next,
+  openStore,
+  readAbout,
+  readFile,
+  readPhoto,
+  register,
+  sameRun,
+  sha256,
+  surroundings,
   wantsNegative,
 } from "./protocol.js";
 import { type Actions, type Extras, render } from "./view.js";
@@ -53,10 +85,11 @@ const actions: Actions = {
     void work();
   },
   leave: () => attempt(() => end("left")),
-  again: () => attempt(async () => {
-    await store.put({ why: undefined });
-    dispatch({ kind: "again" });
-  }),
+  again: () =>
+    attempt(async () => {
+      await store.put({ why: undefined });
+      dispatch({ kind: "again" });
+    }),
   erase: () => attempt(erase),
   retry: () => location.reload(),
 };
@@ -65,23 +98,34 @@ const actions: Actions = {
 function attempt(what: () => Promise<void>): void {
   if (state.busy) return;
   dispatch({ kind: "busy", is: true });
-  what().catch(complain).finally(() => state.busy && dispatch({ kind: "busy", is: false }));
+  what()
+    .catch(complain)
+    .finally(() => state.busy && dispatch({ kind: "busy", is: false }));
 }
 
 function complain(error: unknown): void {
   const line = error instanceof Error ? error.message : String(error);
   const said =
-    error instanceof Unreachable ? words.trouble.offline
-    : error instanceof Refused ? words.trouble.stranger(line)
-    : error instanceof FileError || error instanceof TransferError ? line
-    : words.trouble.broken(line);
+    error instanceof Unreachable
+      ? words.trouble.offline
+      : error instanceof Refused
+        ? words.trouble.stranger(line)
+        : error instanceof FileError || error instanceof TransferError
+          ? line
+          : words.trouble.broken(line);
   dispatch({ kind: "notice", line: said });
 }
 
-const counts = (y: Int32Array, classes: number): number[] => Array.from({ length: classes }, (_, c) => y.filter((label) => label === c).length);
+const counts = (y: Int32Array, classes: number): number[] =>
+  Array.from({ length: classes }, (_, c) => y.filter((label) => label === c).length);
 
 function chosen(data: PrivateData, about: About): Chosen {
-  const title = data.kind === "shard" ? words.data.shardTitle(data.title) : data.kind === "photos" ? words.data.photosTitle(data.y.length) : data.title;
+  const title =
+    data.kind === "shard"
+      ? words.data.shardTitle(data.title)
+      : data.kind === "photos"
+        ? words.data.photosTitle(data.y.length)
+        : data.title;
   return { kind: data.kind, title, counts: counts(data.y, about.classes) };
 }
 
@@ -91,7 +135,8 @@ async function take(data: PrivateData): Promise<void> {
 }
 
 async function addPhotos(files: readonly File[], label: number, negative: boolean): Promise<void> {
-  const about = state.about!, added: Photo[] = [];
+  const about = state.about!,
+    added: Photo[] = [];
   for (const file of files) {
     const pixels = await readPhoto(file, about.shape).catch(() => {
       throw new FileError(words.data.noPicture(file.name));
@@ -142,12 +187,21 @@ async function enter(): Promise<void> {
 async function work(): Promise<void> {
   stop();
   const [key, id, agreed, device] = await Promise.all([
-    store.get<CryptoKeyPair>("key"), store.get<string>("id"), store.get<About>("agreed"), store.get<string>("device"),
+    store.get<CryptoKeyPair>("key"),
+    store.get<string>("id"),
+    store.get<About>("agreed"),
+    store.get<string>("device"),
   ]);
   if (!key || !id || !agreed || !device) return dispatch({ kind: "trouble", line: words.trouble.storage });
   const mine = new Node({
-    fleet: new Fleet(key, BigInt(id), device), store, agreed: agreed.config, answer: compute, roundOf, wait: surroundings.wait,
-    digest: sha256, tell: (what) => mine === node && happened(what),
+    fleet: new Fleet(key, BigInt(id), device),
+    store,
+    agreed: agreed.config,
+    answer: compute,
+    roundOf,
+    wait: surroundings.wait,
+    digest: sha256,
+    tell: (what) => mine === node && happened(what),
     ready: async () => {
       while (node === mine && !mayWork(state)) await new Promise<void>((go) => woken.push(go));
     },
@@ -230,7 +284,11 @@ async function stayAwake(): Promise<void> {
 /** The settings of the server's run; where it cannot be reached, those it had. */
 async function askAbout(): Promise<About> {
   try {
-    const response = await fetch("/fedkd/about.json", { cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(15_000) });
+    const response = await fetch("/fedkd/about.json", {
+      cache: "no-store",
+      credentials: "omit",
+      signal: AbortSignal.timeout(15_000),
+    });
     if (!response.ok) throw new Unreachable(String(response.status));
     const about = readAbout(await response.json());
     await store.put({ about });
@@ -246,15 +304,22 @@ async function askAbout(): Promise<About> {
 const alone = (): Promise<boolean> =>
   new Promise((resolve) => {
     const held = new Promise<void>(() => {});
-    navigator.locks.request("fedkd", { ifAvailable: true }, (lock) => {
-      resolve(lock !== null);
-      return lock === null ? undefined : held;
-    }).catch(() => resolve(false));
+    navigator.locks
+      .request("fedkd", { ifAvailable: true }, (lock) => {
+        resolve(lock !== null);
+        return lock === null ? undefined : held;
+      })
+      .catch(() => resolve(false));
   });
 
 function unfit(): string | null {
   if (!isSecureContext || !crypto.subtle) return words.trouble.insecure;
-  const has = "locks" in navigator && "indexedDB" in window && "Worker" in window && "OffscreenCanvas" in window && "findLast" in Array.prototype;
+  const has =
+    "locks" in navigator &&
+    "indexedDB" in window &&
+    "Worker" in window &&
+    "OffscreenCanvas" in window &&
+    "findLast" in Array.prototype;
   return has ? null : words.trouble.old;
 }
 
@@ -270,7 +335,7 @@ async function open(): Promise<void> {
   }
   const code = new URLSearchParams(location.hash.slice(1)).get("code");
   if (code) await store.put({ code });
-  history.replaceState(null, "", location.pathname); // a code is for one device: it shall not be shared with the address
+  history.replaceState(null, "", location.pathname); // a code is for one device, the address may be shared
   let about: About;
   try {
     about = await askAbout();
@@ -284,18 +349,31 @@ async function open(): Promise<void> {
 
 async function restore(about: About): Promise<void> {
   const [agreed, data, photos, id, why, invited] = await Promise.all([
-    store.get<About>("agreed"), store.get<PrivateData>("data"), store.get<readonly Photo[]>("photos"), store.get<string>("id"),
-    store.get<"over" | "left">("why"), store.get<string>("code"),
+    store.get<About>("agreed"),
+    store.get<PrivateData>("data"),
+    store.get<readonly Photo[]>("photos"),
+    store.get<string>("id"),
+    store.get<"over" | "left">("why"),
+    store.get<string>("code"),
   ]);
-  const fits = data && data.shape.join() === about.shape.join() && data.y.every((label) => label < about.classes) ? data : null;
+  const fits =
+    data && data.shape.join() === about.shape.join() && data.y.every((label) => label < about.classes) ? data : null;
   const log = await Promise.all((await store.names("sent.")).map((name) => store.get<Sent>(name)));
   extras = { ...extras, photos: fits && photos ? photos : [], roundBytes: weigh(about), cannot: cannotAnswer(about) };
   dispatch({
-    kind: "opened", about, invited: invited !== undefined, member: id !== undefined, agreed: agreed !== undefined && sameRun(agreed, about),
-    data: fits && chosen(fits, about), log: log.filter((one) => one !== undefined), why: why ?? null,
+    kind: "opened",
+    about,
+    invited: invited !== undefined,
+    member: id !== undefined,
+    agreed: agreed !== undefined && sameRun(agreed, about),
+    data: fits && chosen(fits, about),
+    log: log.filter((one) => one !== undefined),
+    why: why ?? null,
   });
   if (state.screen === "joined") void work();
 }
 
-document.addEventListener("visibilitychange", () => dispatch({ kind: "visible", is: document.visibilityState === "visible" }));
+document.addEventListener("visibilitychange", () =>
+  dispatch({ kind: "visible", is: document.visibilityState === "visible" }),
+);
 void open();

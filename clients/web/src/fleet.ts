@@ -5,13 +5,27 @@
 import { headers, pem } from "./identity.js";
 import { type Content, type Part, type Piece, content, names, sha256, unpack } from "./objects.js";
 import {
-  type Bytes, type Id, type Metadata, type Pulled, type Tree, aboutRequest, activateRequest, activateResponse,
-  heartbeatRequest, heartbeatResponse, pullObjectResponse, pullRequest, pullResponse, pushObjectRequest,
-  pushObjectResponse, pushRequest, pushResponse, runResponse,
+  type Bytes,
+  type Id,
+  type Metadata,
+  type Pulled,
+  type Tree,
+  aboutRequest,
+  activateRequest,
+  activateResponse,
+  heartbeatRequest,
+  heartbeatResponse,
+  pullObjectResponse,
+  pullRequest,
+  pullResponse,
+  pushObjectRequest,
+  pushObjectResponse,
+  pushRequest,
+  pushResponse,
+  runResponse,
 } from "./proto.js";
 
-/** Seconds between two signs of life. As long as Flower allows: a phone that vanishes still counts as there, and what it
- * answered before is still delivered. */
+/** Seconds between two signs of life, as many as Flower allows: what a phone says before it vanishes still counts. */
 export const HEARTBEAT = 1800;
 
 /** No answer came: the network or the server is away. Worth trying again. */
@@ -19,7 +33,11 @@ export class Unreachable extends Error {}
 
 /** The server said no, and why in one line. */
 export class Refused extends Error {
-  constructor(readonly status: number, readonly code: number | null, line: string) {
+  constructor(
+    readonly status: number,
+    readonly code: number | null,
+    line: string,
+  ) {
     super(line);
   }
 }
@@ -53,7 +71,10 @@ export class Fleet {
   received = 0;
 
   constructor(
-    private readonly key: CryptoKeyPair, readonly id: Id, private readonly instance: string, private readonly base = "",
+    private readonly key: CryptoKeyPair,
+    readonly id: Id,
+    private readonly instance: string,
+    private readonly base = "",
     private readonly around = surroundings,
   ) {}
 
@@ -65,8 +86,11 @@ export class Fleet {
   /** Say that we are there; the first time, or after an hour away, ask to be counted in. */
   async appear(): Promise<void> {
     if (heartbeatResponse(await this.call("send-node-heartbeat", heartbeatRequest(this.id, HEARTBEAT)))) return;
-    const given = activateResponse(await this.call("activate-node", activateRequest(new TextEncoder().encode(await this.pem()), HEARTBEAT)));
-    if (given !== this.id) throw new Refused(409, null, `the server knows this key as node ${given}, not as ${this.id}`);
+    const given = activateResponse(
+      await this.call("activate-node", activateRequest(new TextEncoder().encode(await this.pem()), HEARTBEAT)),
+    );
+    if (given !== this.id)
+      throw new Refused(409, null, `the server knows this key as node ${given}, not as ${this.id}`);
   }
 
   async pull(): Promise<Pulled | null> {
@@ -112,12 +136,17 @@ export class Fleet {
   /** Send an answer. The same answer again is no other: the server takes what it lacks of it. */
   async push(metadata: Metadata, piece: Piece, seconds: number): Promise<void> {
     const { wanted, session } = pushResponse(
-      await this.call("push-messages", pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree, seconds)),
+      await this.call(
+        "push-messages",
+        pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree, seconds),
+      ),
     );
     for (const id of wanted) {
       const part = piece.parts.get(id);
       if (!part) throw new Refused(502, null, "the server asks for an object that is not part of the answer");
-      const stored = pushObjectResponse(await this.call("push-object", pushObjectRequest(this.id, metadata.runId, id, part, session)));
+      const stored = pushObjectResponse(
+        await this.call("push-object", pushObjectRequest(this.id, metadata.runId, id, part, session)),
+      );
       if (!stored) throw new Unreachable("the server did not keep a part of the answer");
     }
   }
@@ -132,7 +161,12 @@ export class Fleet {
     let response: Response, data: Bytes;
     try {
       response = await this.around.fetch(`${this.base}/v1/fleet/${route}`, {
-        method: "POST", body, headers: { ...signed, "fedkd-instance": this.instance }, cache: "no-store", credentials: "omit", redirect: "error",
+        method: "POST",
+        body,
+        headers: { ...signed, "fedkd-instance": this.instance },
+        cache: "no-store",
+        credentials: "omit",
+        redirect: "error",
         signal: AbortSignal.timeout(TIMEOUT),
       });
       data = new Uint8Array(await response.arrayBuffer());
@@ -146,7 +180,8 @@ export class Fleet {
     if (Math.abs(moved) > 2000) this.offset += moved;
     if (response.ok) return data;
     if (response.status === 401 && again && Math.abs(moved) > 2000) return this.call(route, body, false);
-    if ([429, 500, 502, 503, 504].includes(response.status)) throw new Unreachable(`the server is busy or restarting (${response.status})`);
+    if ([429, 500, 502, 503, 504].includes(response.status))
+      throw new Unreachable(`the server is busy or restarting (${response.status})`);
     const { code, line } = reason(data);
     throw new Refused(response.status, code, line || `${route}: ${response.status}`);
   }
@@ -165,21 +200,34 @@ function reason(data: Uint8Array): { code: number | null; line: string } {
 
 /** Ask to become a node, with the code of an invitation. Returns the node's number in decimal. */
 export async function register(
-  invitation: { readonly code: string; readonly key: CryptoKeyPair; readonly name: string }, base = "", around = surroundings,
+  invitation: { readonly code: string; readonly key: CryptoKeyPair; readonly name: string },
+  base = "",
+  around = surroundings,
 ): Promise<string> {
   const { code, key, name } = invitation;
   let response: Response, data: Bytes;
   try {
     response = await around.fetch(`${base}/fedkd/join`, {
-      method: "POST", headers: { "content-type": "application/json" }, cache: "no-store", credentials: "omit",
-      redirect: "error", signal: AbortSignal.timeout(TIMEOUT), body: JSON.stringify({ code, key: await pem(key), name }),
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+      signal: AbortSignal.timeout(TIMEOUT),
+      body: JSON.stringify({ code, key: await pem(key), name }),
     });
     data = new Uint8Array(await response.arrayBuffer());
   } catch (error) {
     throw new Unreachable(`no answer: ${(error as Error).message}`);
   }
-  if (!response.ok) throw new Refused(response.status, null, reason(data).line || `the server refused to let this phone in (${response.status})`);
+  if (!response.ok)
+    throw new Refused(
+      response.status,
+      null,
+      reason(data).line || `the server refused to let this phone in (${response.status})`,
+    );
   const id: unknown = (JSON.parse(new TextDecoder().decode(data)) as Record<string, unknown>)["node_id"];
-  if (typeof id !== "string" || !/^\d{1,20}$/.test(id)) throw new Refused(502, null, "the server gave this phone no number");
+  if (typeof id !== "string" || !/^\d{1,20}$/.test(id))
+    throw new Refused(502, null, "the server gave this phone no number");
   return id;
 }

@@ -7,7 +7,8 @@ const encoder = new TextEncoder();
 /** A new key pair. The private half can sign and nothing else: not even this page can read it. */
 export const newKey = (): Promise<CryptoKeyPair> => crypto.subtle.generateKey(ALGORITHM, false, ["sign", "verify"]);
 
-export const base64 = (data: Uint8Array): string => btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
+export const base64 = (data: Uint8Array): string =>
+  btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
 
 /** The public key as Flower compares it: PEM to the byte as other libraries write it, or it is another key. */
 export async function pem(key: CryptoKeyPair): Promise<string> {

@@ -75,16 +75,21 @@ export interface Means {
 const QUERY = "query.release";
 const SALT = 16;
 /** Milliseconds between two looks for a question: short at first, longer while nothing comes. */
-const SOONEST = 700, LATEST = 5000;
+const SOONEST = 700,
+  LATEST = 5000;
 /** Milliseconds between signs of life, and between looks whether a run still goes on. */
-const ALIVE = 1_400_000, OVER = 3000;
+const ALIVE = 1_400_000,
+  OVER = 3000;
 
 export class Node {
   private alive = -Infinity;
   private looked = 0;
   private ended = false;
 
-  constructor(private readonly means: Means, private readonly now: () => number = Date.now) {}
+  constructor(
+    private readonly means: Means,
+    private readonly now: () => number = Date.now,
+  ) {}
 
   stop(): void {
     this.ended = true;
@@ -93,7 +98,8 @@ export class Node {
   /** Work until stopped, until the run is over, or until nothing more can be done. */
   async live(): Promise<void> {
     const { tell, wait } = this.means;
-    let failures = 0, idle = 0;
+    let failures = 0,
+      idle = 0;
     while (!this.ended) {
       try {
         const turn = await this.turn();
@@ -105,7 +111,8 @@ export class Node {
       } catch (error) {
         if (this.ended) return;
         if (!(error instanceof Unreachable)) return tell(final(error));
-        if (failures > 2 && (await this.means.store.get("complete"))) return tell({ kind: "over" }); // a server ends with its run
+        // A server ends with its run.
+        if (failures > 2 && (await this.means.store.get("complete"))) return tell({ kind: "over" });
         tell({ kind: "unreachable", line: error.message });
         this.alive = -Infinity; // a server that restarted may have forgotten that we are here
         await wait(1000 * backOff(failures++));
@@ -150,15 +157,22 @@ export class Node {
 
   /** Fetch what a question consists of. */
   private async open(inbox: Inbox): Promise<"worked" | "over"> {
-    const { fleet, store } = this.means, { metadata, tree } = inbox;
+    const { fleet, store } = this.means,
+      { metadata, tree } = inbox;
     let question: Inbox["question"];
     try {
       const { records, arrays } = await fleet.objects(metadata.runId, tree);
-      const record = records["query"], frame = record?.["frame"] ?? arrays["frame"], known = record?.["acknowledged"];
+      const record = records["query"],
+        frame = record?.["frame"] ?? arrays["frame"],
+        known = record?.["acknowledged"];
       question =
         metadata.type === QUERY && frame instanceof Uint8Array
           ? { frame, acknowledged: typeof known === "bigint" ? Number(known) : 0, refusal: null }
-          : { frame: null, acknowledged: 0, refusal: `this phone answers ${QUERY} with a frame, and nothing else; got ${metadata.type.slice(0, 60)}` };
+          : {
+              frame: null,
+              acknowledged: 0,
+              refusal: `this phone answers ${QUERY} with a frame, and nothing else; got ${metadata.type.slice(0, 60)}`,
+            };
       await fleet.confirm(metadata.runId, metadata.messageId);
     } catch (error) {
       if (isOver(error)) return this.drop();
@@ -170,17 +184,26 @@ export class Node {
   }
 
   private async answer(inbox: Inbox, question: NonNullable<Inbox["question"]>): Promise<"worked" | "over"> {
-    const { fleet, store, tell } = this.means, began = this.now(), before = fleet.sent;
+    const { fleet, store, tell } = this.means,
+      began = this.now(),
+      before = fleet.sent;
     const config = await this.configOf(inbox.metadata.runId);
     if (config === null) return this.drop();
-    let round = 0, result: Result;
+    let round = 0,
+      result: Result;
     const { frame } = question;
     if (frame === null) result = { refusal: question.refusal ?? "a question without a frame" };
     else {
       round = roundOf(this.means, frame);
       tell({ kind: "training", round });
       const changed = differs(this.means.agreed, config);
-      const job = { frame, acknowledged: question.acknowledged, config, run: String(inbox.metadata.runId), key: String(fleet.id) };
+      const job = {
+        frame,
+        acknowledged: question.acknowledged,
+        config,
+        run: String(inbox.metadata.runId),
+        key: String(fleet.id),
+      };
       result = changed
         ? { refusal: `the run's ${changed} is not what this phone's owner agreed to` }
         : await this.means.answer(job);
@@ -192,9 +215,15 @@ export class Node {
         ? await message(metadata, "release", { salt: crypto.getRandomValues(new Uint8Array(SALT)) }, result.frame)
         : await message(metadata, "refusal", { client: String(fleet.id), error: result.refusal.slice(0, 500) });
     const sent: Sent = {
-      round, run: String(inbox.metadata.runId), at: this.now(), seconds: (this.now() - began) / 1000, frame: "frame" in result ? result.frame.length : 0,
-      bytes: fleet.sent - before, digest: "frame" in result ? (await this.means.digest(result.frame)).slice(0, 12) : "",
-      refusal: "frame" in result ? null : result.refusal, delivered: false,
+      round,
+      run: String(inbox.metadata.runId),
+      at: this.now(),
+      seconds: (this.now() - began) / 1000,
+      frame: "frame" in result ? result.frame.length : 0,
+      bytes: fleet.sent - before,
+      digest: "frame" in result ? (await this.means.digest(result.frame)).slice(0, 12) : "",
+      refusal: "frame" in result ? null : result.refusal,
+      delivered: false,
     };
     const outbox: Outbox = { metadata, tree: piece.tree, parts: piece.parts, sent };
     await store.put({ inbox: undefined, outbox });
@@ -202,7 +231,9 @@ export class Node {
   }
 
   private async send(outbox: Outbox): Promise<"worked" | "over"> {
-    const { fleet, store, tell } = this.means, before = fleet.sent, { metadata, sent } = outbox;
+    const { fleet, store, tell } = this.means,
+      before = fleet.sent,
+      { metadata, sent } = outbox;
     tell({ kind: "sending", round: sent.round });
     const piece: Piece = { tree: outbox.tree, parts: outbox.parts };
     let delivered = true;
@@ -216,7 +247,11 @@ export class Node {
       }
     const done: Sent = { ...sent, bytes: sent.bytes + fleet.sent - before, delivered };
     const last = delivered && sent.refusal === null && sent.round >= Number(this.means.agreed["rounds"]);
-    await store.put({ outbox: undefined, ...(last ? { complete: true } : {}), [`sent.${String(sent.at).padStart(15, "0")}`]: done });
+    await store.put({
+      outbox: undefined,
+      ...(last ? { complete: true } : {}),
+      [`sent.${String(sent.at).padStart(15, "0")}`]: done,
+    });
     tell({ kind: "sent", sent: done });
     return delivered ? "worked" : "over";
   }
@@ -249,13 +284,24 @@ function roundOf({ roundOf: read }: Means, frame: Bytes): number {
 
 function final(error: unknown): Happening {
   const line = error instanceof Error ? error.message : String(error);
-  return error instanceof Refused && [401, 403, 409, 412].includes(error.status) ? { kind: "stranger", line } : { kind: "broken", line };
+  return error instanceof Refused && [401, 403, 409, 412].includes(error.status)
+    ? { kind: "stranger", line }
+    : { kind: "broken", line };
 }
 
 /** The metadata of a reply, which may live no longer than its question. */
 export function reply(to: Metadata, now: number, self: bigint): Metadata {
   return {
-    runId: to.runId, messageId: "", source: self, target: to.source, replyTo: to.messageId, group: to.group,
-    ttl: to.createdAt + to.ttl - now, type: to.type, createdAt: now, sourceTask: to.targetTask, targetTask: to.sourceTask,
+    runId: to.runId,
+    messageId: "",
+    source: self,
+    target: to.source,
+    replyTo: to.messageId,
+    group: to.group,
+    ttl: to.createdAt + to.ttl - now,
+    type: to.type,
+    createdAt: now,
+    sourceTask: to.targetTask,
+    targetTask: to.sourceTask,
   };
 }

@@ -3,7 +3,16 @@
  * SHA-256 of that. A message of ours has at most six: Message, RecordDict, ConfigRecord, and for a large frame
  * ArrayRecord, Array and its chunks.
  */
-import { type Bytes, type Metadata, type Tree, type Value, join, readRecord, writeMessage, writeRecord } from "./proto.js";
+import {
+  type Bytes,
+  type Metadata,
+  type Tree,
+  type Value,
+  join,
+  readRecord,
+  writeMessage,
+  writeRecord,
+} from "./proto.js";
 
 /** An object that is not what its name or its parent says. */
 export class ObjectError extends Error {}
@@ -28,7 +37,7 @@ export interface Content {
 
 /** A frame above this many bytes travels as an array, in chunks of CHUNK bytes. */
 export const LARGE = 4 * 1024 * 1024;
-const CHUNK = 4 * 1024 * 1024;
+const CHUNK = 5 * 1024 * 1024; // Flower's own
 const STYPE = "fedkd.frame";
 const MOST = 512 * 1024 * 1024;
 const encoder = new TextEncoder();
@@ -58,11 +67,13 @@ export function unpack(content: Uint8Array): Part {
   return { type: type!, children: children ? children.split(",") : [], body };
 }
 
-/** JSON with the spaces that Python puts in: so our objects have the very names, and sizes, that Flower's would have. */
+/** JSON with the spaces that Python puts in: so our objects have the names, and sizes, that Flower's would have. */
 function spaced(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(spaced).join(", ")}]`;
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
-  return `{${Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${spaced(one)}`).join(", ")}}`;
+  return `{${Object.entries(value)
+    .map(([key, one]) => `${JSON.stringify(key)}: ${spaced(one)}`)
+    .join(", ")}}`;
 }
 
 async function dict(type: string, members: Readonly<Record<string, Piece>>): Promise<Piece> {
@@ -73,10 +84,14 @@ async function dict(type: string, members: Readonly<Record<string, Piece>>): Pro
 /** The frame as an ArrayRecord, for what is too large for one record. */
 async function large(frame: Bytes): Promise<Piece> {
   const chunks: Piece[] = [];
-  for (let at = 0; at < frame.length; at += CHUNK) chunks.push(await pack("ArrayChunk", frame.subarray(at, at + CHUNK)));
+  for (let at = 0; at < frame.length; at += CHUNK)
+    chunks.push(await pack("ArrayChunk", frame.subarray(at, at + CHUNK)));
   const unique = [...new Set(chunks.map((chunk) => chunk.tree.id))];
   const about = {
-    dtype: "uint8", shape: [frame.length], stype: STYPE, arraychunk_ids: chunks.map((chunk) => unique.indexOf(chunk.tree.id)),
+    dtype: "uint8",
+    shape: [frame.length],
+    stype: STYPE,
+    arraychunk_ids: chunks.map((chunk) => unique.indexOf(chunk.tree.id)),
   };
   const array = await pack("Array", encoder.encode(spaced(about)), chunks);
   return dict("ArrayRecord", { frame: array });
@@ -84,7 +99,10 @@ async function large(frame: Bytes): Promise<Piece> {
 
 /** A message: `name` is the record that holds `record`, and `frame` if there is one. */
 export async function message(
-  metadata: Metadata, name: string, record: Readonly<Record<string, Value>>, frame: Bytes | null = null,
+  metadata: Metadata,
+  name: string,
+  record: Readonly<Record<string, Value>>,
+  frame: Bytes | null = null,
 ): Promise<Piece> {
   const split = frame !== null && frame.length > LARGE;
   const whole = frame === null || split ? record : { frame, ...record };
@@ -107,7 +125,8 @@ export function content(tree: Tree, part: (id: string) => Part): Content {
     const member = part(id);
     if (member.type === "ConfigRecord") records[name] = readRecord(member.body);
     else if (member.type === "ArrayRecord")
-      for (const [key, array] of members(member)) if (key === "frame" || name === "frame") arrays[name] = read(of(part, array, "Array"), part);
+      for (const [key, array] of members(member))
+        if (key === "frame" || name === "frame") arrays[name] = read(of(part, array, "Array"), part);
   }
   return { records, arrays };
 }
@@ -137,6 +156,7 @@ function read(array: Part, part: (id: string) => Part): Bytes {
   const order = about.arraychunk_ids;
   if (about.stype !== STYPE || !Array.isArray(order)) throw new ObjectError(`an array that is not a ${STYPE}`);
   const chunks = order.map((k) => of(part, array.children[Number(k)] ?? "", "ArrayChunk").body);
-  if (chunks.reduce((sum, chunk) => sum + chunk.length, 0) > MOST) throw new ObjectError(`a frame of more than ${MOST} bytes`);
+  if (chunks.reduce((sum, chunk) => sum + chunk.length, 0) > MOST)
+    throw new ObjectError(`a frame of more than ${MOST} bytes`);
   return join(...chunks);
 }

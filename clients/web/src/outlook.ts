@@ -18,12 +18,18 @@ export function cannotAnswer({ config }: About): string | null {
   }
 }
 
-/** About how many bytes leave in a round: a frame of this run's release, with labels that say nothing, and its requests. */
+/** About how many bytes leave in a round: a frame of this run's release that says nothing, and its requests. */
 export function weigh(about: About): number {
-  const { rows, classes, config } = about, n = Math.min(rows, 2000), alike = config["expertise"] === "uniform";
+  const { rows, classes, config } = about,
+    n = Math.min(rows, 2000),
+    alike = config["expertise"] === "uniform";
   try {
     const flat: Ballot = {
-      p: new Float32Array(n * classes).fill(1 / classes), w: Float32Array.from({ length: n }, (_, k) => (alike ? 1 : 1 + (k % 7))), classes, encoding: "float32", weightBits: 0,
+      p: new Float32Array(n * classes).fill(1 / classes),
+      w: Float32Array.from({ length: n }, (_, k) => (alike ? 1 : 1 + (k % 7))),
+      classes,
+      encoding: "float32",
+      weightBits: 0,
     };
     const ballot = prepare(chain(String(config["release"]), "release"), flat, new Stream("weigh"));
     const query = { round: 1, rows: new Int32Array(n), classes, fingerprint: about.fingerprint, feedback: null };

@@ -13,14 +13,21 @@ export const canPhotograph = (shape: readonly number[]): boolean =>
   shape.length === 3 && (shape[0] === 1 || shape[0] === 3) && shape[1]! >= 2 && shape[2]! >= 2;
 
 /** The largest middle part of a picture (w, h) that has the proportions of (width, height). */
-export function middle(w: number, h: number, width: number, height: number): { x: number; y: number; w: number; h: number } {
-  const scale = Math.min(w / width, h / height), [a, b] = [width * scale, height * scale];
+export function middle(
+  w: number,
+  h: number,
+  width: number,
+  height: number,
+): { x: number; y: number; w: number; h: number } {
+  const scale = Math.min(w / width, h / height),
+    [a, b] = [width * scale, height * scale];
   return { x: (w - a) / 2, y: (h - b) / 2, w: a, h: b };
 }
 
 /** RGBA bytes as channels first in [0, 1]; one channel is the brightness as the eye sees it (ITU-R 601). */
 export function pixels(rgba: Uint8ClampedArray | Uint8Array, channels: number): Float32Array<ArrayBuffer> {
-  const n = rgba.length / 4, out = new Float32Array(channels * n);
+  const n = rgba.length / 4,
+    out = new Float32Array(channels * n);
   for (let k = 0; k < n; k++) {
     const [r, g, b] = [rgba[4 * k]!, rgba[4 * k + 1]!, rgba[4 * k + 2]!];
     if (channels === 1) out[k] = (0.299 * r + 0.587 * g + 0.114 * b) / 255;
@@ -38,9 +45,17 @@ export const wantsNegative = (photo: Float32Array, samples: Float32Array): boole
   Math.abs(brightness(photo) - brightness(samples)) > Math.abs(1 - brightness(photo) - brightness(samples)) + 0.1;
 
 /** Pictures (channels, h, w) made small: every new pixel is the mean of the area that it covers. */
-export function shrink(x: Float32Array, channels: number, from: readonly [number, number], to: readonly [number, number]): Float32Array<ArrayBuffer> {
-  const [h, w] = from, [height, width] = to, out = new Float32Array(channels * height * width);
-  const rows = shares(h, height), columns = shares(w, width);
+export function shrink(
+  x: Float32Array,
+  channels: number,
+  from: readonly [number, number],
+  to: readonly [number, number],
+): Float32Array<ArrayBuffer> {
+  const [h, w] = from,
+    [height, width] = to,
+    out = new Float32Array(channels * height * width);
+  const rows = shares(h, height),
+    columns = shares(w, width);
   for (let c = 0; c < channels; c++)
     for (let i = 0; i < height; i++)
       for (let j = 0; j < width; j++) {
@@ -54,8 +69,11 @@ export function shrink(x: Float32Array, channels: number, from: readonly [number
 /** For each of `to` equal parts of a line of `from` pixels: which pixels it covers, and their shares of it. */
 function shares(from: number, to: number): [number, number][][] {
   return Array.from({ length: to }, (_, i) => {
-    const start = (i * from) / to, end = ((i + 1) * from) / to, some: [number, number][] = [];
-    for (let k = Math.floor(start); k < end - 1e-9; k++) some.push([k, (Math.min(end, k + 1) - Math.max(start, k)) / (end - start)]);
+    const start = (i * from) / to,
+      end = ((i + 1) * from) / to,
+      some: [number, number][] = [];
+    for (let k = Math.floor(start); k < end - 1e-9; k++)
+      some.push([k, (Math.min(end, k + 1) - Math.max(start, k)) / (end - start)]);
     return some;
   });
 }
@@ -66,8 +84,10 @@ const SIDE = 1024;
 export async function readPhoto(file: Blob, shape: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
   const [channels, height, width] = shape as [number, number, number];
   const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
-  const part = middle(picture.width, picture.height, width, height), scale = Math.min(1, SIDE / Math.max(part.w, part.h));
-  const w = Math.max(width, Math.round(part.w * scale)), h = Math.max(height, Math.round(part.h * scale));
+  const part = middle(picture.width, picture.height, width, height),
+    scale = Math.min(1, SIDE / Math.max(part.w, part.h));
+  const w = Math.max(width, Math.round(part.w * scale)),
+    h = Math.max(height, Math.round(part.h * scale));
   const pen = new OffscreenCanvas(w, h).getContext("2d")!;
   pen.imageSmoothingQuality = "high";
   pen.drawImage(picture, part.x, part.y, part.w, part.h, 0, 0, w, h);
@@ -78,13 +98,16 @@ export async function readPhoto(file: Blob, shape: readonly number[]): Promise<F
 /** An input as RGBA bytes to show, or null if it is no picture. */
 export function rgba(x: Float32Array, shape: readonly number[]): Uint8ClampedArray<ArrayBuffer> | null {
   if (shape.length !== 3 || (shape[0] !== 1 && shape[0] !== 3)) return null;
-  const n = shape[1]! * shape[2]!, color = shape[0] === 3, out = new Uint8ClampedArray(4 * n).fill(255);
+  const n = shape[1]! * shape[2]!,
+    color = shape[0] === 3,
+    out = new Uint8ClampedArray(4 * n).fill(255);
   for (let k = 0; k < n; k++) for (let c = 0; c < 3; c++) out[4 * k + c] = 255 * x[(color ? c * n : 0) + k]!;
   return out;
 }
 
 export function asData(photos: readonly Photo[], shape: readonly number[], title: string): PrivateData {
-  const size = shape.reduce((product, n) => product * n, 1), x = new Float32Array(photos.length * size);
+  const size = shape.reduce((product, n) => product * n, 1),
+    x = new Float32Array(photos.length * size);
   photos.forEach((photo, k) => x.set(photo.pixels, k * size));
   return { kind: "photos", title, shape, x, y: Int32Array.from(photos, (photo) => photo.label) };
 }

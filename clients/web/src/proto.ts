@@ -39,7 +39,10 @@ export interface Pulled {
   readonly tree: Tree;
 }
 
-const VARINT = 0, DOUBLE = 1, BYTES = 2, WORD = 5;
+const VARINT = 0,
+  DOUBLE = 1,
+  BYTES = 2,
+  WORD = 5;
 const DEPTH = 32;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -104,7 +107,8 @@ function fields(data: Uint8Array): Field[] {
     throw new ProtoError("number of more than 10 bytes");
   };
   const take = (size: number): Bytes => {
-    if (size > data.length - at) throw new ProtoError(`message ends early: ${size} bytes wanted, ${data.length - at} left`);
+    if (size > data.length - at)
+      throw new ProtoError(`message ends early: ${size} bytes wanted, ${data.length - at} left`);
     at += size;
     return data.slice(at - size, at) as Bytes;
   };
@@ -112,7 +116,15 @@ function fields(data: Uint8Array): Field[] {
     const head = Number(number());
     const wire = head % 8;
     const value =
-      wire === VARINT ? number() : wire === DOUBLE ? take(8) : wire === WORD ? take(4) : wire === BYTES ? take(Number(number())) : null;
+      wire === VARINT
+        ? number()
+        : wire === DOUBLE
+          ? take(8)
+          : wire === WORD
+            ? take(4)
+            : wire === BYTES
+              ? take(Number(number()))
+              : null;
     if (value === null || head < 8) throw new ProtoError(`field ${head >> 3} has unknown wire type ${wire}`);
     found.push({ number: Math.floor(head / 8), value });
   }
@@ -159,10 +171,12 @@ class Read {
   }
 
   each(field: number): Bytes[] {
-    return this.all.filter((one) => one.number === field).map(({ value }) => {
-      if (typeof value === "bigint") throw new ProtoError(`field ${field} is not bytes`);
-      return value;
-    });
+    return this.all
+      .filter((one) => one.number === field)
+      .map(({ value }) => {
+        if (typeof value === "bigint") throw new ProtoError(`field ${field} is not bytes`);
+        return value;
+      });
   }
 
   /** The one field that is there, for a oneof. */
@@ -199,7 +213,8 @@ export function pullResponse(data: Uint8Array): Pulled[] {
   const read = new Read(data);
   const messages = read.each(2).map(readMessage);
   const trees = read.each(3).map((one) => readTree(one));
-  if (messages.length !== trees.length) throw new ProtoError(`${messages.length} messages came with ${trees.length} trees`);
+  if (messages.length !== trees.length)
+    throw new ProtoError(`${messages.length} messages came with ${trees.length} trees`);
   return messages.map((metadata, k) => ({ metadata, tree: trees[k]! }));
 }
 
@@ -255,9 +270,17 @@ function scalar(field: Field | undefined): number | boolean | string | null {
 
 export function writeMetadata(m: Metadata): Bytes {
   return join(
-    uint(1, m.runId), text(2, m.messageId), uint(3, m.source), uint(4, m.target), text(5, m.replyTo), text(6, m.group),
-    double(7, m.ttl), text(8, m.type), double(9, m.createdAt),
-    m.sourceTask === null ? NOTHING : uintAlways(10, m.sourceTask), m.targetTask === null ? NOTHING : uintAlways(11, m.targetTask),
+    uint(1, m.runId),
+    text(2, m.messageId),
+    uint(3, m.source),
+    uint(4, m.target),
+    text(5, m.replyTo),
+    text(6, m.group),
+    double(7, m.ttl),
+    text(8, m.type),
+    double(9, m.createdAt),
+    m.sourceTask === null ? NOTHING : uintAlways(10, m.sourceTask),
+    m.targetTask === null ? NOTHING : uintAlways(11, m.targetTask),
   );
 }
 
@@ -267,9 +290,17 @@ export const writeMessage = (metadata: Metadata): Bytes => bytesAlways(1, writeM
 export function readMessage(data: Uint8Array): Metadata {
   const read = new Read(new Read(data).bytes(1));
   return {
-    runId: read.uint(1), messageId: read.text(2), source: read.uint(3), target: read.uint(4), replyTo: read.text(5),
-    group: read.text(6), ttl: read.double(7), type: read.text(8), createdAt: read.double(9),
-    sourceTask: read.has(10) ? read.uint(10) : null, targetTask: read.has(11) ? read.uint(11) : null,
+    runId: read.uint(1),
+    messageId: read.text(2),
+    source: read.uint(3),
+    target: read.uint(4),
+    replyTo: read.text(5),
+    group: read.text(6),
+    ttl: read.double(7),
+    type: read.text(8),
+    createdAt: read.double(9),
+    sourceTask: read.has(10) ? read.uint(10) : null,
+    targetTask: read.has(11) ? read.uint(11) : null,
   };
 }
 
@@ -284,7 +315,11 @@ export function readTree(data: Uint8Array, depth = 0): Tree {
 
 /** The body of a ConfigRecord. A number is written as a double, a bigint as a signed whole number. */
 export function writeRecord(record: Readonly<Record<string, Value>>): Bytes {
-  return join(...Object.entries(record).map(([key, value]) => bytesAlways(1, join(text(1, key), bytesAlways(2, writeValue(value))))));
+  return join(
+    ...Object.entries(record).map(([key, value]) =>
+      bytesAlways(1, join(text(1, key), bytesAlways(2, writeValue(value)))),
+    ),
+  );
 }
 
 function writeValue(value: Value): Uint8Array {
@@ -307,7 +342,8 @@ export function readRecord(data: Uint8Array): Record<string, Value> {
 }
 
 function readValue({ number, value }: Field): Value | null {
-  if (typeof value === "bigint") return number === 2 ? unzigzag(value) : number === 3 ? value : number === 4 ? value !== 0n : null;
+  if (typeof value === "bigint")
+    return number === 2 ? unzigzag(value) : number === 3 ? value : number === 4 ? value !== 0n : null;
   if (number === 1 && value.length === 8) return new DataView(value.buffer).getFloat64(0, true);
   return number === 5 ? utf8(value) : number === 6 ? value : null;
 }

@@ -1,4 +1,4 @@
-/** All that a node needs to take part, without a page and without the science: the page imports it, and so do the tests. */
+/** All that a node needs to take part, without page and science: the page imports it, and so do the tests. */
 
 export * from "./about.js";
 export * from "./arrays.js";

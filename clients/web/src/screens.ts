@@ -1,4 +1,4 @@
-/** What the page shows and does, as one pure function from state and event to state. Nothing here knows of a browser. */
+/** What the page shows and does: one pure function from state and event to state. Nothing here knows of a browser. */
 import { type About } from "./about.js";
 import { type Sent } from "./node.js";
 
@@ -38,7 +38,16 @@ export interface State {
 }
 
 export type Event =
-  | { readonly kind: "opened"; readonly about: About; readonly invited: boolean; readonly member: boolean; readonly agreed: boolean; readonly data: Chosen | null; readonly log: readonly Sent[]; readonly why: "over" | "left" | null }
+  | {
+      readonly kind: "opened";
+      readonly about: About;
+      readonly invited: boolean;
+      readonly member: boolean;
+      readonly agreed: boolean;
+      readonly data: Chosen | null;
+      readonly log: readonly Sent[];
+      readonly why: "over" | "left" | null;
+    }
   | { readonly kind: "trouble"; readonly line: string }
   | { readonly kind: "notice"; readonly line: string | null }
   | { readonly kind: "agreed" }
@@ -57,8 +66,21 @@ export type Event =
   | { readonly kind: "deleted" };
 
 export const START: State = {
-  screen: "opening", about: null, trouble: null, invited: false, member: false, data: null, busy: false, doing: "connecting",
-  round: 0, progress: 0, part: "", paused: false, hidden: false, log: [], why: null,
+  screen: "opening",
+  about: null,
+  trouble: null,
+  invited: false,
+  member: false,
+  data: null,
+  busy: false,
+  doing: "connecting",
+  round: 0,
+  progress: 0,
+  part: "",
+  paused: false,
+  hidden: false,
+  log: [],
+  why: null,
 };
 
 /** Fewer examples than this teach a model nothing. */
@@ -89,11 +111,22 @@ export function next(state: State, event: Event): State {
     case "chosen":
       return { ...state, data: event.data, trouble: null, busy: false };
     case "joined":
-      return { ...state, screen: "joined", member: true, busy: false, trouble: null, doing: "connecting", paused: false, why: null };
+      return {
+        ...state,
+        screen: "joined",
+        member: true,
+        busy: false,
+        trouble: null,
+        doing: "connecting",
+        paused: false,
+        why: null,
+      };
     case "doing":
       return working(state, event);
     case "progress":
-      return state.doing === "training" ? { ...state, progress: Math.min(1, Math.max(0, event.share)), part: event.part } : state;
+      return state.doing === "training"
+        ? { ...state, progress: Math.min(1, Math.max(0, event.share)), part: event.part }
+        : state;
     case "sent":
       return { ...state, log: [...state.log, event.sent], trouble: null, progress: 0, part: "" };
     case "visible":

@@ -43,8 +43,7 @@ export async function openStore(name = DATABASE): Promise<Store> {
       change((all) => {
         for (const [key, value] of Object.entries(values)) value === undefined ? all.delete(key) : all.put(value, key);
       }),
-    names: async (prefix) =>
-      (await done(table().getAllKeys(IDBKeyRange.bound(prefix, `${prefix}\uffff`)))).map(String),
+    names: async (prefix) => (await done(table().getAllKeys(IDBKeyRange.bound(prefix, `${prefix}\uffff`)))).map(String),
     clear: () => change((all) => void all.clear()),
   };
 }
@@ -55,7 +54,8 @@ export function memoryStore(): Store {
   return {
     get: async <T>(key: string) => structuredClone(values.get(key)) as T | undefined,
     put: async (given) => {
-      for (const [key, value] of Object.entries(given)) value === undefined ? values.delete(key) : values.set(key, structuredClone(value));
+      for (const [key, value] of Object.entries(given))
+        value === undefined ? values.delete(key) : values.set(key, structuredClone(value));
     },
     names: async (prefix) => [...values.keys()].filter((key) => key.startsWith(prefix)).sort(),
     clear: async () => values.clear(),

@@ -26,7 +26,12 @@ const MOST = 256 * 1024 * 1024;
 
 /** The name of an array by its type, shape, content and order; the same on every machine. */
 export const fingerprint = (shape: readonly number[], x: Float32Array<ArrayBuffer>): Promise<string> =>
-  sha256(join(new TextEncoder().encode(`<f4 (${shape.join(", ")}${shape.length === 1 ? "," : ""})`), new Uint8Array(x.buffer, x.byteOffset, x.byteLength)));
+  sha256(
+    join(
+      new TextEncoder().encode(`<f4 (${shape.join(", ")}${shape.length === 1 ? "," : ""})`),
+      new Uint8Array(x.buffer, x.byteOffset, x.byteLength),
+    ),
+  );
 
 async function download(path: string, progress: (share: number) => void, expected: number): Promise<Uint8Array> {
   let response: Response;
@@ -58,7 +63,10 @@ export async function fetchTransfer(about: About, progress: (share: number) => v
     throw new TransferError(`the transfer set is ${x?.shape.join(" x ") ?? "empty"}, expected ${shape.join(" x ")}`);
   const found = await fingerprint(shape, x.data);
   if (found !== about.fingerprint)
-    throw new TransferError(`the transfer set was changed on its way: it is ${found.slice(0, 16)}, expected ${about.fingerprint.slice(0, 16)}`);
+    throw new TransferError(
+      `the transfer set was changed on its way: it is ${found.slice(0, 16)}, expected ` +
+        about.fingerprint.slice(0, 16),
+    );
   return { fingerprint: found, x: x.data };
 }
 
@@ -76,16 +84,22 @@ export async function readFile(file: Blob & { readonly name: string }, about: Ab
 
 /** The arrays `x` and `y` of a file as private examples of this run, or a line that says what does not fit. */
 export function examples(file: Tensors, about: About, kind: "shard" | "file", title: string): PrivateData {
-  const x = file.get("x"), y = file.get("y");
-  if (!x || !y) throw new FileError(`the file needs two arrays, x and y; it has ${[...file.keys()].join(", ") || "none"}`);
+  const x = file.get("x"),
+    y = file.get("y");
+  if (!x || !y)
+    throw new FileError(`the file needs two arrays, x and y; it has ${[...file.keys()].join(", ") || "none"}`);
   const flat = about.shape.join(" x ");
-  const gray = about.shape.length === 3 && about.shape[0] === 1 && x.shape.length === 3; // (N, H, W) is an image as well
+  // (N, H, W) is an image as well.
+  const gray = about.shape.length === 3 && about.shape[0] === 1 && x.shape.length === 3;
   const shape = gray ? [1, ...x.shape.slice(1)] : x.shape.slice(1);
-  if (shape.join() !== about.shape.join()) throw new FileError(`rows of x must be ${flat}, got ${x.shape.slice(1).join(" x ") || "single numbers"}`);
-  if (y.shape.reduce((product, n) => product * n, 1) !== x.shape[0]) throw new FileError(`x has ${x.shape[0]} rows, y has ${y.data.length} labels`);
+  if (shape.join() !== about.shape.join())
+    throw new FileError(`rows of x must be ${flat}, got ${x.shape.slice(1).join(" x ") || "single numbers"}`);
+  if (y.shape.reduce((product, n) => product * n, 1) !== x.shape[0])
+    throw new FileError(`x has ${x.shape[0]} rows, y has ${y.data.length} labels`);
   const labels = Int32Array.from(y.data);
   const wrong = labels.find((label, k) => label !== y.data[k] || label < 0 || label >= about.classes);
-  if (wrong !== undefined) throw new FileError(`labels must be whole numbers from 0 to ${about.classes - 1}, got ${wrong}`);
+  if (wrong !== undefined)
+    throw new FileError(`labels must be whole numbers from 0 to ${about.classes - 1}, got ${wrong}`);
   return { kind, title, shape: about.shape, x: inputs(x), y: labels };
 }
 

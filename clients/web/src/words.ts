@@ -2,7 +2,8 @@
 import { type About } from "./about.js";
 import { type Doing, type State } from "./screens.js";
 
-export const count = (n: number, one: string, many = `${one}s`): string => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+export const count = (n: number, one: string, many = `${one}s`): string =>
+  `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 export function size(bytes: number): string {
   if (bytes < 1000) return count(bytes, "byte");
@@ -14,26 +15,34 @@ export function duration(seconds: number): string {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
-export const time = (milliseconds: number): string => new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+export const time = (milliseconds: number): string =>
+  new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+
+const roundsOf = (about: About): number => Number(about.config["rounds"] ?? 1);
 
 /** What the settings of a run mean for the one whose data this is: how bad (for the color), and what to say. */
-export function protection(about: About): { readonly level: "none" | "some"; readonly title: string; readonly text: string } {
-  const { protect, epsilon, delta, noise } = about.config, name = String(protect ?? "none").split("(")[0];
+export function protection(about: About): {
+  readonly level: "none" | "some";
+  readonly title: string;
+  readonly text: string;
+} {
+  const { protect, epsilon, delta, noise } = about.config,
+    name = String(protect ?? "none").split("(")[0];
   if (name === "none" || noise === "seeded")
     return {
       level: "none",
       title: "No privacy guarantee",
       text:
-        "What your phone says of the public samples is sent as it is. From it, somebody who knows how may learn something " +
-        "about your data, for instance which classes you have. Take part only with data that you would show.",
+        "What your phone says of the public samples is sent as it is. From it, somebody who knows how may learn " +
+        "something about your data, for instance which classes you have. Take part only with data that you would show.",
     };
   return {
     level: "some",
     title: `Protected: epsilon ${Number(epsilon)}`,
     text:
-      `Your phone adds noise while it learns, so that whoever sees all that leaves it in all rounds can hardly tell whether ` +
-      `any single example of yours was there (differential privacy, epsilon ${Number(epsilon)}, delta ${Number(delta)}; less is ` +
-      `stricter). Which classes you have is not hidden.`,
+      `Your phone adds noise while it learns, so that whoever sees all that leaves it in all rounds can hardly tell ` +
+      `whether any single example of yours was there (differential privacy, epsilon ${Number(epsilon)}, ` +
+      `delta ${Number(delta)}; less is stricter). Which classes you have is not hidden.`,
   };
 }
 
@@ -55,13 +64,14 @@ export const words = {
     lead: "Your phone learns from data that stays here. Only its opinions on public samples leave.",
     does: "What your phone will do",
     doing: (about: About) => [
-      `It trains a small model on examples that you choose, ${count(Number(about.config["rounds"] ?? 1), "time")} in all.`,
+      `It trains a small model on examples that you choose, ${count(roundsOf(about), "time")} in all.`,
       `Each time it says what it thinks of ${count(about.rows, "public sample")}, which everybody has.`,
       "The server makes one better model of everybody’s opinions.",
     ],
     leaves: "What leaves",
     leaving: (about: About, bytes: number) => [
-      `For each public sample: how likely each of ${about.classes} classes is, and how much that counts. About ${size(bytes)} a round.`,
+      `For each public sample: how likely each of ${about.classes} classes is, and how much that counts. ` +
+        `About ${size(bytes)} a round.`,
       "When you take part, and the address of your connection, as with any web page.",
     ],
     stays: "What stays",
@@ -77,13 +87,15 @@ export const words = {
     lead: "It stays on this phone.",
     samples: "The public samples look like this; yours should, too:",
     shard: "Demo data",
-    shardText: (about: About) => `The server offers ${count(about.shards, "share")} of simulated private data, to try it out.`,
+    shardText: (about: About) =>
+      `The server offers ${count(about.shards, "share")} of simulated private data, to try it out.`,
     shardNumber: "Share",
     shardTake: "Take this share",
     photos: "Pictures",
     photosLabel: "These pictures show",
     photosTake: "Add pictures",
-    photosText: (shape: readonly number[]) => `They are cut square and made ${shape[2]} × ${shape[1]} pixels small${shape[0] === 1 ? ", gray" : ""}.`,
+    photosText: (shape: readonly number[]) =>
+      `They are cut square and made ${shape[2]} × ${shape[1]} pixels small${shape[0] === 1 ? ", gray" : ""}.`,
     negative: "Turn into negatives where that looks more like the samples",
     remove: (label: string) => `Remove this picture of ${label}`,
     photosTitle: (n: number) => count(n, "picture"),
@@ -94,7 +106,8 @@ export const words = {
     chosenText: (n: number, title: string) => `${count(n, "example")}: ${title}`,
     limit: "Your limit",
     limitText: (epsilon: number) =>
-      `How much may leak about these examples, in all runs together (epsilon)? This run takes ${epsilon}. What you say first holds for good.`,
+      `How much may leak about these examples, in all runs together (epsilon)? This run takes ${epsilon}. ` +
+      "What you say first holds for good.",
     limitLabel: "At most",
     few: "Choose at least two examples.",
     shardTitle: (k: string) => `demo share ${k}`,
@@ -104,7 +117,8 @@ export const words = {
     noPicture: (name: string) => `“${name}” is not a picture that this browser can read.`,
   },
   joined: {
-    title: (state: State) => (state.round ? `Round ${state.round} of ${Number(state.about?.config["rounds"] ?? state.round)}` : "You are in"),
+    title: (state: State) =>
+      state.round ? `Round ${state.round} of ${Number(state.about?.config["rounds"] ?? state.round)}` : "You are in",
     doing: (state: State): string => {
       if (state.paused) return "Paused. Nothing is computed or sent.";
       if (state.hidden) return "Waiting until the page is in sight again.";
@@ -122,7 +136,9 @@ export const words = {
     sent: "Sent",
     last: "Last round took",
     examples: "Your examples",
-    visible: "Keep this page open and in sight: browsers stop work in pages that nobody sees. You may close it at any time and come back.",
+    visible:
+      "Keep this page open and in sight: browsers stop work in pages that nobody sees. " +
+      "You may close it at any time and come back.",
     awake: "The screen stays on while it works.",
     pause: "Pause",
     resume: "Go on",
@@ -133,9 +149,11 @@ export const words = {
   done: {
     over: "Thank you!",
     left: "You have left",
-    overText: (answers: number, bytes: number) => `The run is over. Your phone answered ${count(answers, "time")} and sent ${size(bytes)} in all.`,
+    overText: (answers: number, bytes: number) =>
+      `The run is over. Your phone answered ${count(answers, "time")} and sent ${size(bytes)} in all.`,
     leftText: (answers: number, bytes: number) =>
-      `Your phone takes no further part. It answered ${count(answers, "time")} and sent ${size(bytes)}; what was sent cannot be taken back.`,
+      `Your phone takes no further part. It answered ${count(answers, "time")} and sent ${size(bytes)}; ` +
+      "what was sent cannot be taken back.",
     list: "What was sent",
     nothing: "Nothing was sent.",
     round: "Round",

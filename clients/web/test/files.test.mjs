@@ -7,7 +7,16 @@ import { page } from "./support.mjs";
 const vectors = JSON.parse(readFileSync(new URL("../../../tests/vectors/phone_files.json", import.meta.url)));
 const bytes = (name) => new Uint8Array(Buffer.from(vectors[name].base64, "base64"));
 const about = page.readAbout({
-  fedkd: "0", wire: 2, name: "n", classes: 3, class_names: null, shape: [1, 2, 2], rows: 2, fingerprint: vectors.transfer.fingerprint, config: {}, shards: 0,
+  fedkd: "0",
+  wire: 2,
+  name: "n",
+  classes: 3,
+  class_names: null,
+  shape: [1, 2, 2],
+  rows: 2,
+  fingerprint: vectors.transfer.fingerprint,
+  config: {},
+  shards: 0,
 });
 
 test("arrays of every kind are read as Python wrote them", async () => {
@@ -29,19 +38,38 @@ test("the fingerprint of a transfer set is Python's", async () => {
 test("bytes of pixels become shares of one, and labels class numbers", async () => {
   const mine = page.examples(await page.npz(bytes("stored.npz")), about, "file", "mine");
   assert.deepEqual([...mine.y], [0, 2]);
-  assert.deepEqual([...mine.x], [0, 51, 102, 153, 204, 255, 0, 255].map((value) => Math.fround(value / 255)));
+  assert.deepEqual(
+    [...mine.x],
+    [0, 51, 102, 153, 204, 255, 0, 255].map((value) => Math.fround(value / 255)),
+  );
 });
 
 test("what does not fit the run is refused in one line", async () => {
   const tensor = (data, ...shape) => ({ data, shape });
-  const x = tensor(new Float32Array(8), 2, 1, 2, 2), y = tensor(Int32Array.of(0, 2), 2);
+  const x = tensor(new Float32Array(8), 2, 1, 2, 2),
+    y = tensor(Int32Array.of(0, 2), 2);
   const wrong = [
-    [{ x }, /needs two arrays/], [{ x: tensor(new Float32Array(4), 2, 2), y }, /rows of x must be 1 x 2 x 2, got 2/],
-    [{ x, y: tensor(Int32Array.of(0, 3), 2) }, /from 0 to 2, got 3/], [{ x, y: tensor(Int32Array.of(0), 1) }, /2 rows, y has 1/],
-    [{ x, y: tensor(Float32Array.of(0, 0.5), 2) }, /whole numbers/], [{ x: tensor(Float32Array.of(NaN, 0, 0, 0, 0, 0, 0, 0), 2, 1, 2, 2), y }, /finite/],
+    [{ x }, /needs two arrays/],
+    [{ x: tensor(new Float32Array(4), 2, 2), y }, /rows of x must be 1 x 2 x 2, got 2/],
+    [{ x, y: tensor(Int32Array.of(0, 3), 2) }, /from 0 to 2, got 3/],
+    [{ x, y: tensor(Int32Array.of(0), 1) }, /2 rows, y has 1/],
+    [{ x, y: tensor(Float32Array.of(0, 0.5), 2) }, /whole numbers/],
+    [{ x: tensor(Float32Array.of(NaN, 0, 0, 0, 0, 0, 0, 0), 2, 1, 2, 2), y }, /finite/],
   ];
-  for (const [file, line] of wrong) assert.throws(() => page.examples(new Map(Object.entries(file)), about, "file", ""), line);
-  assert.equal(page.examples(new Map([["x", tensor(new Float32Array(8), 2, 2, 2)], ["y", y]]), about, "file", "").x.length, 8); // (N, H, W)
+  for (const [file, line] of wrong)
+    assert.throws(() => page.examples(new Map(Object.entries(file)), about, "file", ""), line);
+  assert.equal(
+    page.examples(
+      new Map([
+        ["x", tensor(new Float32Array(8), 2, 2, 2)],
+        ["y", y],
+      ]),
+      about,
+      "file",
+      "",
+    ).x.length,
+    8,
+  ); // (N, H, W)
 });
 
 test("a file cut anywhere is refused, never read past its end", async () => {
@@ -49,7 +77,11 @@ test("a file cut anywhere is refused, never read past its end", async () => {
     const whole = bytes(name);
     for (let end = 0; end < whole.length; end += 7) {
       const cut = whole.slice(0, end);
-      await assert.rejects(async () => (name.endsWith("npz") ? page.npz(cut) : page.safetensors(cut)), page.FileError, `${name} ${end}`);
+      await assert.rejects(
+        async () => (name.endsWith("npz") ? page.npz(cut) : page.safetensors(cut)),
+        page.FileError,
+        `${name} ${end}`,
+      );
     }
   }
 });
@@ -76,6 +108,19 @@ test("a picture is made small by the means of what each pixel covers", () => {
 });
 
 test("photos become examples in their order", () => {
-  const data = page.asData([{ id: "a", label: 2, pixels: Float32Array.of(1, 2) }, { id: "b", label: 0, pixels: Float32Array.of(3, 4) }], [1, 1, 2], "");
-  assert.deepEqual([[...data.x], [...data.y]], [[1, 2, 3, 4], [2, 0]]);
+  const data = page.asData(
+    [
+      { id: "a", label: 2, pixels: Float32Array.of(1, 2) },
+      { id: "b", label: 0, pixels: Float32Array.of(3, 4) },
+    ],
+    [1, 1, 2],
+    "",
+  );
+  assert.deepEqual(
+    [[...data.x], [...data.y]],
+    [
+      [1, 2, 3, 4],
+      [2, 0],
+    ],
+  );
 });

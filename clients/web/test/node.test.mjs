@@ -1,9 +1,11 @@
-// A node and a server in memory that speaks Fleet: what is lost when lines break, pages reload and servers lie. Nothing.
+// A node, and a server in memory that speaks Fleet: nothing is lost when lines break, pages reload and servers lie.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { page } from "./support.mjs";
 
-const ID = 18364758544493064720n, RUN = 42n, NOW = 1_795_300_000_000;
+const ID = 18364758544493064720n,
+  RUN = 42n,
+  NOW = 1_795_300_000_000;
 const CONFIG = { protect: "none", rounds: 2 };
 const text = (value) => new TextEncoder().encode(value);
 const key = await page.newKey();
@@ -11,12 +13,32 @@ const key = await page.newKey();
 /** One node's view of a SuperLink: it gives each question once, and keeps what is pushed. */
 class Server {
   constructor(questions = []) {
-    Object.assign(this, { questions, objects: new Map(), answers: [], asked: [], registered: true, active: false, over: false, fails: () => null, skew: 0 });
+    Object.assign(this, {
+      questions,
+      objects: new Map(),
+      answers: [],
+      asked: [],
+      registered: true,
+      active: false,
+      over: false,
+      fails: () => null,
+      skew: 0,
+    });
   }
 
   async ask(records, { ttl = 600, type = "query.release", run = RUN } = {}) {
     const metadata = {
-      runId: run, messageId: "", source: 1n, target: ID, replyTo: "", group: "1", ttl, type, createdAt: NOW / 1000, sourceTask: 7n, targetTask: null,
+      runId: run,
+      messageId: "",
+      source: 1n,
+      target: ID,
+      replyTo: "",
+      group: "1",
+      ttl,
+      type,
+      createdAt: NOW / 1000,
+      sourceTask: 7n,
+      targetTask: null,
     };
     const piece = await page.message(metadata, "query", records);
     this.questions.push({ metadata: { ...metadata, messageId: piece.tree.id }, tree: piece.tree });
@@ -49,17 +71,40 @@ class Server {
         return field(Uint8Array.of(8), varint(ID));
       case "pull-messages": {
         const next = this.questions.shift();
-        return next ? field(bytes(2, page.writeMessage(next.metadata)), bytes(3, page.writeTree(next.tree))) : new Uint8Array();
+        return next
+          ? field(bytes(2, page.writeMessage(next.metadata)), bytes(3, page.writeTree(next.tree)))
+          : new Uint8Array();
       }
       case "pull-object":
         return field(Uint8Array.of(8, 1, 16, 1), bytes(3, this.objects.get(find(body, this.objects))));
       case "get-run":
-        return bytes(1, field(...Object.entries(CONFIG).map(([name, value]) =>
-          bytes(4, field(bytes(1, text(name)), bytes(2, typeof value === "string" ? bytes(14, text(value)) : Uint8Array.of(64, 2 * value)))))));
+        return bytes(
+          1,
+          field(
+            ...Object.entries(CONFIG).map(([name, value]) =>
+              bytes(
+                4,
+                field(
+                  bytes(1, text(name)),
+                  bytes(2, typeof value === "string" ? bytes(14, text(value)) : Uint8Array.of(64, 2 * value)),
+                ),
+              ),
+            ),
+          ),
+        );
       case "push-messages": {
         this.pushed ??= new Map();
-        const ids = [...new Set(Buffer.from(body).toString("latin1").match(/[0-9a-f]{64}/g))].filter((id) => !this.objects.has(id) && !this.pushed.has(id));
-        return field(...ids.filter((id) => id !== this.replyTo).map((id) => bytes(3, text(id))), bytes(4, text("session")));
+        const ids = [
+          ...new Set(
+            Buffer.from(body)
+              .toString("latin1")
+              .match(/[0-9a-f]{64}/g),
+          ),
+        ].filter((id) => !this.objects.has(id) && !this.pushed.has(id));
+        return field(
+          ...ids.filter((id) => id !== this.replyTo).map((id) => bytes(3, text(id))),
+          bytes(4, text("session")),
+        );
       }
       case "push-object": {
         const content = body.subarray(body.indexOf(0x22) + 1); // of the pieces only that of the release is looked at
@@ -78,16 +123,26 @@ function varint(value) {
   return Uint8Array.from([...out, Number(value)]);
 }
 const length = (value) => varint(BigInt(value.length));
-const find = (body, among) => Buffer.from(body).toString("latin1").match(/[0-9a-f]{64}/g).find((id) => !among || among.has(id));
+const find = (body, among) =>
+  Buffer.from(body)
+    .toString("latin1")
+    .match(/[0-9a-f]{64}/g)
+    .find((id) => !among || among.has(id));
 
 function phone(server, { store = page.memoryStore(), agreed = CONFIG, answer, clock = NOW } = {}) {
-  const told = [], jobs = [];
+  const told = [],
+    jobs = [];
   let now = clock;
   const around = { fetch: server.fetch, now: () => now, wait: async () => {} };
   const fleet = new page.Fleet(key, ID, "device", "", around);
   const node = new page.Node(
     {
-      fleet, store, agreed, roundOf: (frame) => frame[0], tell: (what) => told.push(what), ready: async () => {},
+      fleet,
+      store,
+      agreed,
+      roundOf: (frame) => frame[0],
+      tell: (what) => told.push(what),
+      ready: async () => {},
       wait: async (milliseconds) => {
         now += milliseconds;
         if (told.length > 60) node.stop();
@@ -132,7 +187,8 @@ test("on return it only says that it is alive: activating again would be refused
 
 test("a page that is reloaded after any request loses no question and trains no answer twice", async () => {
   for (let death = 1; death < 16; death++) {
-    const server = new Server(), store = page.memoryStore();
+    const server = new Server(),
+      store = page.memoryStore();
     await server.ask({ frame: frame(1) });
     let trained = 0;
     const answer = (job) => {
@@ -150,27 +206,36 @@ test("a page that is reloaded after any request loses no question and trains no 
     const done = await log(store);
     assert.equal(done.length, 1, `after request ${death}, ${server.asked[death - 1]}`);
     assert.equal(trained, 1, `after request ${death}`);
-    if (before && !lost) assert.ok([...server.pushed.keys()].some((id) => id === before.tree.id || before.parts.has(id)));
+    if (before && !lost)
+      assert.ok([...server.pushed.keys()].some((id) => id === before.tree.id || before.parts.has(id)));
   }
 });
 
 test("an answer that is sent again is the same to the byte, salt included", async () => {
-  const server = new Server(), store = page.memoryStore();
+  const server = new Server(),
+    store = page.memoryStore();
   await server.ask({ frame: frame(1) });
   server.fails = (route) => (route === "push-messages" ? "line" : null);
-  await phone(server, { store }).turns().catch(() => {});
+  await phone(server, { store })
+    .turns()
+    .catch(() => {});
   const first = await store.get("outbox");
-  await phone(server, { store }).turns().catch(() => {});
+  await phone(server, { store })
+    .turns()
+    .catch(() => {});
   assert.deepEqual(await store.get("outbox"), first);
 });
 
 test("two answers of the same bytes have different names: nobody can tell whether they are equal", async () => {
   const ids = [];
   for (let k = 0; k < 2; k++) {
-    const server = new Server(), store = page.memoryStore();
+    const server = new Server(),
+      store = page.memoryStore();
     await server.ask({ frame: frame(1) });
     server.fails = (route) => (route === "push-messages" ? "line" : null);
-    await phone(server, { store }).turns().catch(() => {});
+    await phone(server, { store })
+      .turns()
+      .catch(() => {});
     ids.push((await store.get("outbox")).tree.children[0].children[0].id);
   }
   assert.notEqual(ids[0], ids[1]);
@@ -182,7 +247,12 @@ test("a clock that is an hour off is set by the server's, and nobody notices", a
     server.skew = skew;
     const { turns, fleet } = phone(server);
     await turns(1);
-    assert.deepEqual(server.asked, ["send-node-heartbeat", ...(skew === 3_600_000 || skew < 0 ? ["send-node-heartbeat"] : []), "activate-node", "pull-messages"]);
+    assert.deepEqual(server.asked, [
+      "send-node-heartbeat",
+      ...(skew === 3_600_000 || skew < 0 ? ["send-node-heartbeat"] : []),
+      "activate-node",
+      "pull-messages",
+    ]);
     assert.ok(Math.abs(fleet.now() * 1000 - NOW - skew) < 1000);
   }
 });
@@ -197,7 +267,10 @@ test("what a phone's owner did not agree to is refused, and nothing is computed"
 });
 
 test("a question that is none of ours is refused and not trained", async () => {
-  for (const [records, more] of [[{ frame: frame(1) }, { type: "train.weights" }], [{ other: 1n }, {}]]) {
+  for (const [records, more] of [
+    [{ frame: frame(1) }, { type: "train.weights" }],
+    [{ other: 1n }, {}],
+  ]) {
     const server = new Server();
     await server.ask(records, more);
     const { turns, jobs, store } = phone(server);
@@ -212,23 +285,31 @@ test("an object that is not what its name says is not believed", async () => {
   await server.ask({ frame: frame(1) });
   const [id] = [...server.objects.keys()];
   server.objects.set(id, text("ConfigRecord  0\0"));
-  await assert.rejects(phone(server).turns(), (error) => error instanceof page.Refused && /not what its name says/.test(error.message));
+  await assert.rejects(
+    phone(server).turns(),
+    (error) => error instanceof page.Refused && /not what its name says/.test(error.message),
+  );
 });
 
 test("a run that is over is told, and an answer for it is noted as too late", async () => {
-  const server = new Server(), store = page.memoryStore();
+  const server = new Server(),
+    store = page.memoryStore();
   await server.ask({ frame: frame(1) });
   const one = phone(server, { store, answer: async (job) => ((server.over = true), { frame: job.frame }) });
   await one.node.live();
   assert.equal(one.told.at(-1).kind, "over");
-  assert.deepEqual((await log(store)).map((sent) => sent.delivered), [false]);
+  assert.deepEqual(
+    (await log(store)).map((sent) => sent.delivered),
+    [false],
+  );
   const two = phone(server, { store });
   await two.node.live();
   assert.equal(two.told.at(-1).kind, "over");
 });
 
 test("a server that ends with its last round is thanked, not looked for", async () => {
-  const server = new Server(), store = page.memoryStore();
+  const server = new Server(),
+    store = page.memoryStore();
   await server.ask({ frame: frame(2) });
   server.fails = (_, n) => (n > 12 ? "line" : null);
   const { node, told } = phone(server, { store });
@@ -256,7 +337,10 @@ test("a server that does not know the phone is told apart from one that is away"
   away.fails = (_, n) => (n < 4 ? "line" : n < 6 ? 502 : n < 7 ? 429 : 401);
   const { node, told } = phone(away);
   await node.live();
-  assert.deepEqual(told.map((what) => what.kind), [...Array(6).fill("unreachable"), "stranger"]);
+  assert.deepEqual(
+    told.map((what) => what.kind),
+    [...Array(6).fill("unreachable"), "stranger"],
+  );
   assert.equal(told.at(-1).line, "no 401");
 });
 
@@ -273,10 +357,15 @@ test("a server that gives another number than it gave at first is not answered",
 test("joining gives a number, or one line that says why not", async () => {
   const asked = [];
   const around = (status, body) => ({
-    fetch: async (url, given) => (asked.push([url, JSON.parse(given.body)]), new Response(body, { status })), now: () => NOW, wait: async () => {},
+    fetch: async (url, given) => (asked.push([url, JSON.parse(given.body)]), new Response(body, { status })),
+    now: () => NOW,
+    wait: async () => {},
   });
   const guest = { code: "abc", key, name: "phone" };
-  assert.equal(await page.register(guest, "", around(200, '{"node_id": "18364758544493064720"}')), "18364758544493064720");
+  assert.equal(
+    await page.register(guest, "", around(200, '{"node_id": "18364758544493064720"}')),
+    "18364758544493064720",
+  );
   assert.deepEqual(asked[0], ["/fedkd/join", { code: "abc", key: await page.pem(key), name: "phone" }]);
   await assert.rejects(page.register(guest, "", around(403, '{"error": "used already"}')), /used already/);
   await assert.rejects(page.register(guest, "", around(200, '{"node_id": 5}')), /no number/);

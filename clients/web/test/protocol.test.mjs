@@ -1,4 +1,4 @@
-// The Fleet client against bytes that Flower's own classes wrote, and the node against a server that forgets, lies and dies.
+// The Fleet client against bytes that Flower's own classes wrote.
 import assert from "node:assert/strict";
 import { createVerify } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -15,7 +15,11 @@ const read = (name) => bytes(vectors[name].hex);
 function metadata(fields) {
   const id = (value) => (value === null ? null : BigInt(value));
   return {
-    ...fields, runId: id(fields.runId), source: id(fields.source), target: id(fields.target), sourceTask: id(fields.sourceTask),
+    ...fields,
+    runId: id(fields.runId),
+    source: id(fields.source),
+    target: id(fields.target),
+    sourceTask: id(fields.sourceTask),
     targetTask: id(fields.targetTask),
   };
 }
@@ -28,11 +32,21 @@ const written = {
   pull_object_request: (f) => page.aboutRequest(BigInt(f.node), BigInt(f.run), f.object),
   confirm_request: (f) => page.aboutRequest(BigInt(f.node), BigInt(f.run), f.object),
   push_request: (f) => page.pushRequest(BigInt(f.node), metadata(f.metadata), f.tree, f.seconds),
-  push_object_request: (f) => page.pushObjectRequest(BigInt(f.node), BigInt(f.run), f.object, bytes(f.content), f.session),
-  zeros: (f) => page.writeRecord({ zero: BigInt(f.zero), no: f.no, nothing: f.nothing, less: BigInt(f.less), empty: f.empty, void: bytes(f.void.hex) }),
+  push_object_request: (f) =>
+    page.pushObjectRequest(BigInt(f.node), BigInt(f.run), f.object, bytes(f.content), f.session),
+  zeros: (f) =>
+    page.writeRecord({
+      zero: BigInt(f.zero),
+      no: f.no,
+      nothing: f.nothing,
+      less: BigInt(f.less),
+      empty: f.empty,
+      void: bytes(f.void.hex),
+    }),
 };
 for (const [name, write] of Object.entries(written))
-  test(`${name} is written to the byte as Flower writes it`, () => assert.equal(hex(write(given(name))), vectors[name].hex));
+  test(`${name} is written to the byte as Flower writes it`, () =>
+    assert.equal(hex(write(given(name))), vectors[name].hex));
 
 test("what Flower answers is read as it was meant", () => {
   assert.equal(page.activateResponse(read("activate_response")), BigInt(given("activate_response").node));
@@ -49,7 +63,10 @@ test("what Flower answers is read as it was meant", () => {
   assert.deepEqual(page.pushResponse(read("push_response")), given("push_response"));
   assert.equal(page.pushObjectResponse(read("push_object_response")), true);
   const zeros = page.readRecord(read("zeros"));
-  assert.deepEqual({ ...zeros, void: hex(zeros.void) }, { zero: 0n, no: false, nothing: 0, less: -2n, empty: "", void: "" });
+  assert.deepEqual(
+    { ...zeros, void: hex(zeros.void) },
+    { zero: 0n, no: false, nothing: 0, less: -2n, empty: "", void: "" },
+  );
 });
 
 test("bytes that end early or loop are refused in one line", () => {
@@ -66,7 +83,12 @@ test("bytes that end early or loop are refused in one line", () => {
   assert.throws(() => page.pullResponse(bytes("0bff")), page.ProtoError);
   assert.throws(() => page.readTree(bytes("ff".repeat(11))), page.ProtoError);
   let nested = bytes("0a0161");
-  for (let k = 0; k < 40; k++) nested = new Uint8Array([0x12, ...(nested.length < 128 ? [nested.length] : [nested.length & 127 | 128, nested.length >> 7]), ...nested]);
+  for (let k = 0; k < 40; k++)
+    nested = new Uint8Array([
+      0x12,
+      ...(nested.length < 128 ? [nested.length] : [(nested.length & 127) | 128, nested.length >> 7]),
+      ...nested,
+    ]);
   assert.throws(() => page.readTree(nested), /nested/);
 });
 
@@ -77,23 +99,29 @@ test("a message of Flower's is opened, and ours has the very objects that Flower
   const { records } = page.content(query.tree, (id) => page.unpack(bytes(query.parts[id])));
   assert.deepEqual(records, { query: { frame: Uint8Array.from({ length: 40 }, (_, k) => k), acknowledged: 3n } });
   const answer = vectors.answer;
-  const piece = await page.message(metadata(answer.fields), "release", { salt: new Uint8Array(16) }, text("FKD\x02 and so on"));
+  const piece = await page.message(
+    metadata(answer.fields),
+    "release",
+    { salt: new Uint8Array(16) },
+    text("FKD\x02 and so on"),
+  );
   assert.deepEqual(piece.tree, answer.tree);
   assert.deepEqual(Object.fromEntries([...piece.parts].map(([id, part]) => [id, hex(part)])), answer.parts);
 });
 
 test("a large frame travels in pieces and comes together again, also where they are equal", async () => {
-  const frame = new Uint8Array(9_000_000).fill(7);
-  frame[8_999_999] = 1;
+  const frame = new Uint8Array(15 << 20).fill(7);
+  frame[frame.length - 1] = 1;
   const piece = await page.message(metadata(vectors.answer.fields), "release", { salt: new Uint8Array(16) }, frame);
   const { records, arrays } = page.content(piece.tree, (id) => page.unpack(piece.parts.get(id)));
   assert.deepEqual(Object.keys(records.release), ["salt"]);
-  assert.equal(piece.parts.size, 2 + 3 + 1 + 1); // two different chunks; Array, ArrayRecord; ConfigRecord; RecordDict, Message
+  assert.equal(piece.parts.size, 7); // two chunks, Array, ArrayRecord, ConfigRecord, RecordDict, Message
   assert.ok(Buffer.from(arrays.frame).equals(Buffer.from(frame)));
 });
 
 test("an object whose head does not fit is no object", () => {
-  for (const bad of ["", "Message  3\0ab", "Message 2\0ab", "Message"]) assert.throws(() => page.unpack(text(bad)), page.ObjectError);
+  for (const bad of ["", "Message  3\0ab", "Message 2\0ab", "Message"])
+    assert.throws(() => page.unpack(text(bad)), page.ObjectError);
 });
 
 test("signatures are DER that others verify, whatever their leading bytes", async () => {

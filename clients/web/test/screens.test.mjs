@@ -4,13 +4,31 @@ import { test } from "node:test";
 import { page } from "./support.mjs";
 
 const said = {
-  fedkd: "0.1.0", wire: 2, name: "digits", classes: 3, class_names: ["a", "b", "c"], shape: [1, 4, 4], rows: 5,
-  fingerprint: "ab".repeat(32), config: { protect: "none", rounds: 2, release: "float16" }, shards: 4,
+  fedkd: "0.1.0",
+  wire: 2,
+  name: "digits",
+  classes: 3,
+  class_names: ["a", "b", "c"],
+  shape: [1, 4, 4],
+  rows: 5,
+  fingerprint: "ab".repeat(32),
+  config: { protect: "none", rounds: 2, release: "float16" },
+  shards: 4,
 };
 const about = page.readAbout(said);
 const data = { kind: "shard", title: "0", counts: [2, 0, 1] };
 const opening = { kind: "opened", about, invited: true, member: false, agreed: false, data: null, log: [], why: null };
-const sent = { round: 1, run: "1", at: 0, seconds: 1, frame: 10, bytes: 20, digest: "ab", refusal: null, delivered: true };
+const sent = {
+  round: 1,
+  run: "1",
+  at: 0,
+  seconds: 1,
+  frame: 10,
+  bytes: 20,
+  digest: "ab",
+  refusal: null,
+  delivered: true,
+};
 const go = (...events) => events.reduce(page.next, page.START);
 const joined = () => go(opening, { kind: "agreed" }, { kind: "chosen", data }, { kind: "joined" });
 
@@ -40,7 +58,8 @@ test("a reload goes on where it was, and another run asks again", () => {
   assert.equal(go({ ...member, agreed: true, data: null }).screen, "welcome");
   assert.equal(go({ ...member, agreed: true, why: "over" }).screen, "done");
   assert.equal(go({ ...member, agreed: false, why: "over" }).screen, "welcome");
-  assert.equal(go({ ...member, agreed: true, data: { ...data, counts: [9] } }).data, null); // of a run with other classes
+  const other = { ...data, counts: [9] }; // of a run with other classes
+  assert.equal(go({ ...member, agreed: true, data: other }).data, null);
 });
 
 test("what is paused or out of sight does not work, and goes on after", () => {
@@ -82,9 +101,15 @@ test("a line that breaks is told, and forgotten when it holds again", () => {
 
 test("a server that says nonsense of its run is not believed", () => {
   const wrong = {
-    wire: 3, classes: 1, shape: [], rows: 0, fingerprint: "AB", config: null,
+    wire: 3,
+    classes: 1,
+    shape: [],
+    rows: 0,
+    fingerprint: "AB",
+    config: null,
   };
-  for (const [key, value] of Object.entries(wrong)) assert.throws(() => page.readAbout({ ...said, [key]: value }), page.AboutError, key);
+  for (const [key, value] of Object.entries(wrong))
+    assert.throws(() => page.readAbout({ ...said, [key]: value }), page.AboutError, key);
   assert.throws(() => page.readAbout(null), page.AboutError);
   assert.deepEqual(page.readAbout({ ...said, class_names: ["x"] }).classNames, ["0", "1", "2"]);
   assert.equal(page.readAbout({ ...said, shards: -1 }).shards, 0);

@@ -65,7 +65,9 @@ function h(tag, attributes = {}, ...children) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.filter((child) => child !== null && child !== void 0 && child !== false));
+  element.append(
+    ...children.filter((child) => child !== null && child !== void 0 && child !== false)
+  );
   return element;
 }
 var list = (items) => h("ul", {}, ...items.map((item) => h("li", {}, item)));
@@ -91,7 +93,7 @@ var encoder2 = new TextEncoder();
 
 // src/objects.ts
 var LARGE = 4 * 1024 * 1024;
-var CHUNK = 4 * 1024 * 1024;
+var CHUNK = 5 * 1024 * 1024;
 var MOST = 512 * 1024 * 1024;
 var encoder3 = new TextEncoder();
 var decoder3 = new TextDecoder();
@@ -127,6 +129,7 @@ function duration(seconds) {
   return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 var time = (milliseconds) => new Date(milliseconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+var roundsOf = (about) => Number(about.config["rounds"] ?? 1);
 function protection(about) {
   const { protect, epsilon, delta, noise } = about.config, name = String(protect ?? "none").split("(")[0];
   if (name === "none" || noise === "seeded")
@@ -157,7 +160,7 @@ var words = {
     lead: "Your phone learns from data that stays here. Only its opinions on public samples leave.",
     does: "What your phone will do",
     doing: (about) => [
-      `It trains a small model on examples that you choose, ${count(Number(about.config["rounds"] ?? 1), "time")} in all.`,
+      `It trains a small model on examples that you choose, ${count(roundsOf(about), "time")} in all.`,
       `Each time it says what it thinks of ${count(about.rows, "public sample")}, which everybody has.`,
       "The server makes one better model of everybody’s opinions."
     ],
@@ -315,7 +318,11 @@ function welcome(state2, extras2, actions2) {
   const go = button(w.go, actions2.agree, "main");
   const stop2 = extras2.cannot ? w.cannot(extras2.cannot) : state2.invited || state2.member ? null : w.uninvited;
   go.disabled = stop2 !== null;
-  const settings = h("dl", {}, ...Object.entries(about.config).flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, String(value))]));
+  const settings = h(
+    "dl",
+    {},
+    ...Object.entries(about.config).flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, String(value))])
+  );
   const line = notice();
   const said = h("p", {}, w.asks(extras2.host, about));
   const leaving = list(w.leaving(about, extras2.roundBytes));
@@ -337,7 +344,14 @@ function welcome(state2, extras2, actions2) {
 function shards(about, actions2) {
   if (!about.shards) return null;
   const w = words.data, first = Math.floor(Math.random() * about.shards);
-  const number = h("input", { type: "number", min: 0, max: about.shards - 1, value: first, inputmode: "numeric", id: "share" });
+  const number = h("input", {
+    type: "number",
+    min: 0,
+    max: about.shards - 1,
+    value: first,
+    inputmode: "numeric",
+    id: "share"
+  });
   const take2 = () => actions2.shard(Math.min(about.shards - 1, Math.max(0, Math.floor(Number(number.value) || 0))));
   return card(
     w.shard,
@@ -369,12 +383,20 @@ function pictures(about, actions2, samples) {
   const update = ({ photos }) => {
     if (photos === drawn) return;
     drawn = photos;
-    album.replaceChildren(...photos.map((photo) => {
-      const name = about.classNames[photo.label] ?? String(photo.label);
-      const drop = button("×", () => actions2.unphoto(photo.id), "drop");
-      drop.setAttribute("aria-label", w.remove(name));
-      return h("li", {}, picture(rgba(photo.pixels, about.shape), about.shape[2], about.shape[1], name), h("span", {}, name), drop);
-    }));
+    album.replaceChildren(
+      ...photos.map((photo) => {
+        const name = about.classNames[photo.label] ?? String(photo.label);
+        const drop = button("×", () => actions2.unphoto(photo.id), "drop");
+        drop.setAttribute("aria-label", w.remove(name));
+        return h(
+          "li",
+          {},
+          picture(rgba(photo.pixels, about.shape), about.shape[2], about.shape[1], name),
+          h("span", {}, name),
+          drop
+        );
+      })
+    );
   };
   return { part, update };
 }
@@ -385,11 +407,21 @@ function files(actions2) {
     if (file) actions2.file(file);
     input.value = "";
   });
-  return card(w.file, h("p", {}, w.fileText), h("div", { class: "row" }, input, h("label", { for: "file", class: "button" }, w.fileTake)));
+  return card(
+    w.file,
+    h("p", {}, w.fileText),
+    h("div", { class: "row" }, input, h("label", { for: "file", class: "button" }, w.fileTake))
+  );
 }
 function tally(about, chosen2) {
   const most = Math.max(1, ...chosen2.counts);
-  return h("ul", { class: "tally" }, ...chosen2.counts.map((n, c) => h("li", {}, h("span", {}, about.classNames[c] ?? String(c)), stripe(n / most), h("span", {}, String(n)))));
+  return h(
+    "ul",
+    { class: "tally" },
+    ...chosen2.counts.map(
+      (n, c) => h("li", {}, h("span", {}, about.classNames[c] ?? String(c)), stripe(n / most), h("span", {}, String(n)))
+    )
+  );
 }
 function stripe(share) {
   const line = h("i", { "aria-hidden": "true" });
@@ -399,17 +431,40 @@ function stripe(share) {
 function strip(about, samples) {
   const each = about.shape.reduce((product, n) => product * n, 1), shape = about.shape;
   if (!rgba(samples.subarray(0, each), shape)) return null;
-  const some = Array.from({ length: Math.min(8, about.rows) }, (_, k) => rgba(samples.subarray(k * each, (k + 1) * each), shape));
-  return h("div", { class: "strip" }, h("p", {}, words.data.samples), h("div", {}, ...some.map((one) => picture(one, shape[2], shape[1], ""))));
+  const some = Array.from(
+    { length: Math.min(8, about.rows) },
+    (_, k) => rgba(samples.subarray(k * each, (k + 1) * each), shape)
+  );
+  return h(
+    "div",
+    { class: "strip" },
+    h("p", {}, words.data.samples),
+    h("div", {}, ...some.map((one) => picture(one, shape[2], shape[1], "")))
+  );
 }
 function data(state2, _, actions2) {
   const about = state2.about, w = words.data;
   const line = notice(), samples = h("div"), album = pictures(about, actions2, samples);
   const epsilon = Number(about.config["epsilon"]), guarded = protection(about).level === "some";
-  const most = h("input", { type: "number", id: "limit", min: epsilon, step: "any", value: epsilon, inputmode: "decimal" });
-  const limit = guarded ? card(w.limit, h("p", {}, w.limitText(epsilon)), h("div", { class: "row" }, h("label", { for: "limit" }, w.limitLabel), most)) : null;
+  const most = h("input", {
+    type: "number",
+    id: "limit",
+    min: epsilon,
+    step: "any",
+    value: epsilon,
+    inputmode: "decimal"
+  });
+  const limit = guarded ? card(
+    w.limit,
+    h("p", {}, w.limitText(epsilon)),
+    h("div", { class: "row" }, h("label", { for: "limit" }, w.limitLabel), most)
+  ) : null;
   const chosen2 = h("section", { class: "card chosen", "aria-live": "polite" });
-  const start2 = button(w.start, () => actions2.start(guarded ? Math.max(epsilon, Number(most.value) || epsilon) : NaN), "main");
+  const start2 = button(
+    w.start,
+    () => actions2.start(guarded ? Math.max(epsilon, Number(most.value) || epsilon) : NaN),
+    "main"
+  );
   let told, drawn = false;
   return {
     body: [
@@ -456,7 +511,13 @@ function joined(state2, _, actions2) {
   return {
     body: [
       title,
-      h("section", { class: "card" }, status, progress, h("dl", { class: "facts" }, ...answers, ...sent, ...last, ...own)),
+      h(
+        "section",
+        { class: "card" },
+        status,
+        progress,
+        h("dl", { class: "facts" }, ...answers, ...sent, ...last, ...own)
+      ),
       line,
       h("p", { class: "hint" }, w.visible),
       rows,
@@ -488,7 +549,14 @@ function table(log) {
   if (!log.length) return h("p", {}, w.nothing);
   const row = (one) => {
     const what = one.refusal !== null ? w.refusedRow : one.delivered ? one.digest : w.lost;
-    return h("tr", {}, h("td", {}, String(one.round || "–")), h("td", {}, time(one.at)), h("td", {}, size(one.frame)), h("td", { class: "code" }, what));
+    return h(
+      "tr",
+      {},
+      h("td", {}, String(one.round || "–")),
+      h("td", {}, time(one.at)),
+      h("td", {}, size(one.frame)),
+      h("td", { class: "code" }, what)
+    );
   };
   const names2 = [w.round, w.time, w.bytes, w.digest].map((name) => h("th", { scope: "col" }, name));
   return h("table", {}, h("thead", {}, h("tr", {}, ...names2)), h("tbody", {}, ...log.map(row)));
@@ -498,10 +566,14 @@ function done(state2, _, actions2) {
   const bytes = state2.log.reduce((sum, one) => sum + one.bytes, 0), over = state2.why === "over";
   const warning = h("p", { class: "notice", role: "alert", hidden: true }, w.sure);
   const again = button(over ? w.again : w.back, actions2.again, over ? "plain" : "main");
-  const erase2 = button(w.erase, () => {
-    if (!warning.hidden) actions2.erase();
-    hide(warning, false);
-  }, "danger wide");
+  const erase2 = button(
+    w.erase,
+    () => {
+      if (!warning.hidden) actions2.erase();
+      hide(warning, false);
+    },
+    "danger wide"
+  );
   return {
     body: [
       heading(over ? w.over : w.left),
@@ -713,7 +785,11 @@ async function stayAwake() {
 }
 async function askAbout() {
   try {
-    const response = await fetch("/fedkd/about.json", { cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(15e3) });
+    const response = await fetch("/fedkd/about.json", {
+      cache: "no-store",
+      credentials: "omit",
+      signal: AbortSignal.timeout(15e3)
+    });
     if (!response.ok) throw new Unreachable2(String(response.status));
     const about = readAbout(await response.json());
     await store.put({ about });
@@ -785,5 +861,8 @@ async function restore(about) {
   });
   if (state.screen === "joined") void work();
 }
-document.addEventListener("visibilitychange", () => dispatch({ kind: "visible", is: document.visibilityState === "visible" }));
+document.addEventListener(
+  "visibilitychange",
+  () => dispatch({ kind: "visible", is: document.visibilityState === "visible" })
+);
 void open();

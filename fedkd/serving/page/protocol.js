@@ -7,12 +7,14 @@ function readAbout(said) {
   if (typeof said !== "object" || said === null) throw new AboutError("the server says nothing of its run");
   const about = said;
   const { wire, classes, shape, rows, fingerprint: fingerprint2, config, shards } = about;
-  if (wire !== WIRE) throw new AboutError(`the server speaks version ${String(wire)}, this page version ${WIRE}: reload it`);
+  if (wire !== WIRE)
+    throw new AboutError(`the server speaks version ${String(wire)}, this page version ${WIRE}: reload it`);
   if (!whole(classes, 2, 65535)) throw new AboutError(`classes must be a number from 2 on, got ${String(classes)}`);
   if (!Array.isArray(shape) || !shape.length || shape.length > 4 || !shape.every((n) => whole(n, 1, 1e6)))
     throw new AboutError(`the shape of an input must be whole numbers, got ${JSON.stringify(shape)}`);
   if (!whole(rows, 1, 1e7)) throw new AboutError(`the transfer set must have samples, got ${String(rows)}`);
-  if (typeof fingerprint2 !== "string" || !/^[0-9a-f]{64}$/.test(fingerprint2)) throw new AboutError("the transfer set has no fingerprint");
+  if (typeof fingerprint2 !== "string" || !/^[0-9a-f]{64}$/.test(fingerprint2))
+    throw new AboutError("the transfer set has no fingerprint");
   if (typeof config !== "object" || config === null) throw new AboutError("the server names no settings of its run");
   const names2 = about["class_names"];
   const named = Array.isArray(names2) && names2.length === classes ? names2.map(String) : [];
@@ -28,7 +30,19 @@ function readAbout(said) {
     shards: whole(shards, 0, 1e6) ? shards : 0
   };
 }
-var FREE = /* @__PURE__ */ new Set(["output", "resume", "deadline", "grace", "pooled", "record", "resolved", "quorum", "late", "preset", "threads"]);
+var FREE = /* @__PURE__ */ new Set([
+  "output",
+  "resume",
+  "deadline",
+  "grace",
+  "pooled",
+  "record",
+  "resolved",
+  "quorum",
+  "late",
+  "preset",
+  "threads"
+]);
 function differs(agreed, run) {
   const keys = /* @__PURE__ */ new Set([...Object.keys(agreed), ...Object.keys(run)]);
   return [...keys].sort().find((key) => !FREE.has(key) && agreed[key] !== run[key]) ?? null;
@@ -93,7 +107,8 @@ function safetensors(bytes2) {
   for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
     if (name === "__metadata__") continue;
     const kind = SAFE[String(dtype)];
-    if (!kind || !Array.isArray(shape) || !Array.isArray(data_offsets)) throw new FileError(`${name}: ${String(dtype)} is not read here`);
+    if (!kind || !Array.isArray(shape) || !Array.isArray(data_offsets))
+      throw new FileError(`${name}: ${String(dtype)} is not read here`);
     const [from, to] = data_offsets.map((at) => 8 + size + Number(at));
     found.set(name, tensor(bytes2.subarray(from, to), kind, shape.map(Number), name));
   }
@@ -101,14 +116,20 @@ function safetensors(bytes2) {
 }
 function npy(bytes2, name) {
   const view = new DataView(bytes2.buffer, bytes2.byteOffset, bytes2.byteLength);
-  if (bytes2.length < 12 || decoder.decode(bytes2.subarray(1, 6)) !== "NUMPY") throw new FileError(`${name} is not an array of numpy`);
+  if (bytes2.length < 12 || decoder.decode(bytes2.subarray(1, 6)) !== "NUMPY")
+    throw new FileError(`${name} is not an array of numpy`);
   const wide = bytes2[6] > 1, size = wide ? view.getUint32(8, true) : view.getUint16(8, true), start = (wide ? 12 : 10) + size;
   const header = decoder.decode(bytes2.subarray(wide ? 12 : 10, start));
   const kind = /'descr': '[<|]([fiub]\d)'/.exec(header)?.[1];
   const shape = /'shape': \(([\d, ]*)\)/.exec(header)?.[1];
   if (!kind || shape === void 0 || header.includes("'fortran_order': True"))
     throw new FileError(`${name}: save it as plain numbers, row by row (numpy.ascontiguousarray)`);
-  return tensor(bytes2.subarray(start), kind, shape.split(",").filter((part) => part.trim()).map(Number), name);
+  return tensor(
+    bytes2.subarray(start),
+    kind,
+    shape.split(",").filter((part) => part.trim()).map(Number),
+    name
+  );
 }
 async function npz(bytes2) {
   const view = new DataView(bytes2.buffer, bytes2.byteOffset, bytes2.byteLength);
@@ -118,7 +139,8 @@ async function npz(bytes2) {
   if (end < 0) throw new FileError("this is not an npz file");
   let at = view.getUint32(end + 16, true);
   for (let k = view.getUint16(end + 10, true); k > 0; k--) {
-    if (at + 46 > bytes2.length || view.getUint32(at, true) !== 33639248) throw new FileError("this npz file is damaged");
+    if (at + 46 > bytes2.length || view.getUint32(at, true) !== 33639248)
+      throw new FileError("this npz file is damaged");
     const method = view.getUint16(at + 10, true), size = view.getUint32(at + 20, true), full = view.getUint32(at + 24, true);
     const named = view.getUint16(at + 28, true), local = view.getUint32(at + 42, true);
     const name = decoder.decode(bytes2.subarray(at + 46, at + 46 + named)).replace(/\.npy$/, "");
@@ -201,7 +223,8 @@ function fields(data) {
     throw new ProtoError("number of more than 10 bytes");
   };
   const take = (size) => {
-    if (size > data.length - at) throw new ProtoError(`message ends early: ${size} bytes wanted, ${data.length - at} left`);
+    if (size > data.length - at)
+      throw new ProtoError(`message ends early: ${size} bytes wanted, ${data.length - at} left`);
     at += size;
     return data.slice(at - size, at);
   };
@@ -272,7 +295,8 @@ function pullResponse(data) {
   const read2 = new Read(data);
   const messages = read2.each(2).map(readMessage);
   const trees = read2.each(3).map((one) => readTree(one));
-  if (messages.length !== trees.length) throw new ProtoError(`${messages.length} messages came with ${trees.length} trees`);
+  if (messages.length !== trees.length)
+    throw new ProtoError(`${messages.length} messages came with ${trees.length} trees`);
   return messages.map((metadata, k) => ({ metadata, tree: trees[k] }));
 }
 var aboutRequest = (id, run, object = "") => join(node(id), uint(2, run), text(3, object));
@@ -348,7 +372,11 @@ function readTree(data, depth = 0) {
   return { id: read2.text(1), children: read2.each(2).map((child) => readTree(child, depth + 1)) };
 }
 function writeRecord(record) {
-  return join(...Object.entries(record).map(([key, value]) => bytesAlways(1, join(text(1, key), bytesAlways(2, writeValue(value))))));
+  return join(
+    ...Object.entries(record).map(
+      ([key, value]) => bytesAlways(1, join(text(1, key), bytesAlways(2, writeValue(value))))
+    )
+  );
 }
 function writeValue(value) {
   if (typeof value === "number") return doubleAlways(1, value);
@@ -367,7 +395,8 @@ function readRecord(data) {
   return record;
 }
 function readValue({ number, value }) {
-  if (typeof value === "bigint") return number === 2 ? unzigzag(value) : number === 3 ? value : number === 4 ? value !== 0n : null;
+  if (typeof value === "bigint")
+    return number === 2 ? unzigzag(value) : number === 3 ? value : number === 4 ? value !== 0n : null;
   if (number === 1 && value.length === 8) return new DataView(value.buffer).getFloat64(0, true);
   return number === 5 ? utf8(value) : number === 6 ? value : null;
 }
@@ -411,7 +440,7 @@ async function headers(key, publicKey, now) {
 var ObjectError = class extends Error {
 };
 var LARGE = 4 * 1024 * 1024;
-var CHUNK = 4 * 1024 * 1024;
+var CHUNK = 5 * 1024 * 1024;
 var STYPE = "fedkd.frame";
 var MOST = 512 * 1024 * 1024;
 var encoder3 = new TextEncoder();
@@ -447,7 +476,8 @@ async function dict(type, members2) {
 }
 async function large(frame) {
   const chunks = [];
-  for (let at = 0; at < frame.length; at += CHUNK) chunks.push(await pack("ArrayChunk", frame.subarray(at, at + CHUNK)));
+  for (let at = 0; at < frame.length; at += CHUNK)
+    chunks.push(await pack("ArrayChunk", frame.subarray(at, at + CHUNK)));
   const unique = [...new Set(chunks.map((chunk) => chunk.tree.id))];
   const about = {
     dtype: "uint8",
@@ -476,7 +506,8 @@ function content(tree, part) {
     const member = part(id);
     if (member.type === "ConfigRecord") records[name] = readRecord(member.body);
     else if (member.type === "ArrayRecord") {
-      for (const [key, array] of members(member)) if (key === "frame" || name === "frame") arrays[name] = read(of(part, array, "Array"), part);
+      for (const [key, array] of members(member))
+        if (key === "frame" || name === "frame") arrays[name] = read(of(part, array, "Array"), part);
     }
   }
   return { records, arrays };
@@ -503,7 +534,8 @@ function read(array, part) {
   const order = about.arraychunk_ids;
   if (about.stype !== STYPE || !Array.isArray(order)) throw new ObjectError(`an array that is not a ${STYPE}`);
   const chunks = order.map((k) => of(part, array.children[Number(k)] ?? "", "ArrayChunk").body);
-  if (chunks.reduce((sum, chunk) => sum + chunk.length, 0) > MOST) throw new ObjectError(`a frame of more than ${MOST} bytes`);
+  if (chunks.reduce((sum, chunk) => sum + chunk.length, 0) > MOST)
+    throw new ObjectError(`a frame of more than ${MOST} bytes`);
   return join(...chunks);
 }
 
@@ -553,8 +585,11 @@ var Fleet = class {
   /** Say that we are there; the first time, or after an hour away, ask to be counted in. */
   async appear() {
     if (heartbeatResponse(await this.call("send-node-heartbeat", heartbeatRequest(this.id, HEARTBEAT)))) return;
-    const given = activateResponse(await this.call("activate-node", activateRequest(new TextEncoder().encode(await this.pem()), HEARTBEAT)));
-    if (given !== this.id) throw new Refused(409, null, `the server knows this key as node ${given}, not as ${this.id}`);
+    const given = activateResponse(
+      await this.call("activate-node", activateRequest(new TextEncoder().encode(await this.pem()), HEARTBEAT))
+    );
+    if (given !== this.id)
+      throw new Refused(409, null, `the server knows this key as node ${given}, not as ${this.id}`);
   }
   async pull() {
     return pullResponse(await this.call("pull-messages", pullRequest(this.id)))[0] ?? null;
@@ -594,12 +629,17 @@ var Fleet = class {
   /** Send an answer. The same answer again is no other: the server takes what it lacks of it. */
   async push(metadata, piece, seconds) {
     const { wanted, session } = pushResponse(
-      await this.call("push-messages", pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree, seconds))
+      await this.call(
+        "push-messages",
+        pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree, seconds)
+      )
     );
     for (const id of wanted) {
       const part = piece.parts.get(id);
       if (!part) throw new Refused(502, null, "the server asks for an object that is not part of the answer");
-      const stored = pushObjectResponse(await this.call("push-object", pushObjectRequest(this.id, metadata.runId, id, part, session)));
+      const stored = pushObjectResponse(
+        await this.call("push-object", pushObjectRequest(this.id, metadata.runId, id, part, session))
+      );
       if (!stored) throw new Unreachable("the server did not keep a part of the answer");
     }
   }
@@ -631,7 +671,8 @@ var Fleet = class {
     if (Math.abs(moved) > 2e3) this.offset += moved;
     if (response.ok) return data;
     if (response.status === 401 && again && Math.abs(moved) > 2e3) return this.call(route, body, false);
-    if ([429, 500, 502, 503, 504].includes(response.status)) throw new Unreachable(`the server is busy or restarting (${response.status})`);
+    if ([429, 500, 502, 503, 504].includes(response.status))
+      throw new Unreachable(`the server is busy or restarting (${response.status})`);
     const { code, line } = reason(data);
     throw new Refused(response.status, code, line || `${route}: ${response.status}`);
   }
@@ -662,9 +703,15 @@ async function register(invitation, base = "", around = surroundings) {
   } catch (error) {
     throw new Unreachable(`no answer: ${error.message}`);
   }
-  if (!response.ok) throw new Refused(response.status, null, reason(data).line || `the server refused to let this phone in (${response.status})`);
+  if (!response.ok)
+    throw new Refused(
+      response.status,
+      null,
+      reason(data).line || `the server refused to let this phone in (${response.status})`
+    );
   const id = JSON.parse(new TextDecoder().decode(data))["node_id"];
-  if (typeof id !== "string" || !/^\d{1,20}$/.test(id)) throw new Refused(502, null, "the server gave this phone no number");
+  if (typeof id !== "string" || !/^\d{1,20}$/.test(id))
+    throw new Refused(502, null, "the server gave this phone no number");
   return id;
 }
 
@@ -704,7 +751,8 @@ function memoryStore() {
   return {
     get: async (key) => structuredClone(values.get(key)),
     put: async (given) => {
-      for (const [key, value] of Object.entries(given)) value === void 0 ? values.delete(key) : values.set(key, structuredClone(value));
+      for (const [key, value] of Object.entries(given))
+        value === void 0 ? values.delete(key) : values.set(key, structuredClone(value));
     },
     names: async (prefix) => [...values.keys()].filter((key) => key.startsWith(prefix)).sort(),
     clear: async () => values.clear()
@@ -793,7 +841,11 @@ var Node = class {
     try {
       const { records, arrays } = await fleet.objects(metadata.runId, tree);
       const record = records["query"], frame = record?.["frame"] ?? arrays["frame"], known = record?.["acknowledged"];
-      question = metadata.type === QUERY && frame instanceof Uint8Array ? { frame, acknowledged: typeof known === "bigint" ? Number(known) : 0, refusal: null } : { frame: null, acknowledged: 0, refusal: `this phone answers ${QUERY} with a frame, and nothing else; got ${metadata.type.slice(0, 60)}` };
+      question = metadata.type === QUERY && frame instanceof Uint8Array ? { frame, acknowledged: typeof known === "bigint" ? Number(known) : 0, refusal: null } : {
+        frame: null,
+        acknowledged: 0,
+        refusal: `this phone answers ${QUERY} with a frame, and nothing else; got ${metadata.type.slice(0, 60)}`
+      };
       await fleet.confirm(metadata.runId, metadata.messageId);
     } catch (error) {
       if (isOver(error)) return this.drop();
@@ -814,7 +866,13 @@ var Node = class {
       round = roundOf(this.means, frame);
       tell({ kind: "training", round });
       const changed = differs(this.means.agreed, config);
-      const job = { frame, acknowledged: question.acknowledged, config, run: String(inbox.metadata.runId), key: String(fleet.id) };
+      const job = {
+        frame,
+        acknowledged: question.acknowledged,
+        config,
+        run: String(inbox.metadata.runId),
+        key: String(fleet.id)
+      };
       result = changed ? { refusal: `the run's ${changed} is not what this phone's owner agreed to` } : await this.means.answer(job);
     }
     if (this.ended) return "worked";
@@ -850,7 +908,11 @@ var Node = class {
       }
     const done2 = { ...sent, bytes: sent.bytes + fleet.sent - before, delivered };
     const last = delivered && sent.refusal === null && sent.round >= Number(this.means.agreed["rounds"]);
-    await store.put({ outbox: void 0, ...last ? { complete: true } : {}, [`sent.${String(sent.at).padStart(15, "0")}`]: done2 });
+    await store.put({
+      outbox: void 0,
+      ...last ? { complete: true } : {},
+      [`sent.${String(sent.at).padStart(15, "0")}`]: done2
+    });
     tell({ kind: "sent", sent: done2 });
     return delivered ? "worked" : "over";
   }
@@ -900,7 +962,12 @@ function reply(to, now, self) {
 var TransferError = class extends Error {
 };
 var MOST3 = 256 * 1024 * 1024;
-var fingerprint = (shape, x) => sha256(join(new TextEncoder().encode(`<f4 (${shape.join(", ")}${shape.length === 1 ? "," : ""})`), new Uint8Array(x.buffer, x.byteOffset, x.byteLength)));
+var fingerprint = (shape, x) => sha256(
+  join(
+    new TextEncoder().encode(`<f4 (${shape.join(", ")}${shape.length === 1 ? "," : ""})`),
+    new Uint8Array(x.buffer, x.byteOffset, x.byteLength)
+  )
+);
 async function download(path, progress, expected) {
   let response;
   const chunks = [];
@@ -931,7 +998,9 @@ async function fetchTransfer(about, progress = () => {
     throw new TransferError(`the transfer set is ${x?.shape.join(" x ") ?? "empty"}, expected ${shape.join(" x ")}`);
   const found = await fingerprint(shape, x.data);
   if (found !== about.fingerprint)
-    throw new TransferError(`the transfer set was changed on its way: it is ${found.slice(0, 16)}, expected ${about.fingerprint.slice(0, 16)}`);
+    throw new TransferError(
+      `the transfer set was changed on its way: it is ${found.slice(0, 16)}, expected ` + about.fingerprint.slice(0, 16)
+    );
   return { fingerprint: found, x: x.data };
 }
 async function fetchShard(about, k) {
@@ -947,15 +1016,19 @@ async function readFile(file, about) {
 }
 function examples(file, about, kind, title) {
   const x = file.get("x"), y = file.get("y");
-  if (!x || !y) throw new FileError(`the file needs two arrays, x and y; it has ${[...file.keys()].join(", ") || "none"}`);
+  if (!x || !y)
+    throw new FileError(`the file needs two arrays, x and y; it has ${[...file.keys()].join(", ") || "none"}`);
   const flat = about.shape.join(" x ");
   const gray = about.shape.length === 3 && about.shape[0] === 1 && x.shape.length === 3;
   const shape = gray ? [1, ...x.shape.slice(1)] : x.shape.slice(1);
-  if (shape.join() !== about.shape.join()) throw new FileError(`rows of x must be ${flat}, got ${x.shape.slice(1).join(" x ") || "single numbers"}`);
-  if (y.shape.reduce((product, n) => product * n, 1) !== x.shape[0]) throw new FileError(`x has ${x.shape[0]} rows, y has ${y.data.length} labels`);
+  if (shape.join() !== about.shape.join())
+    throw new FileError(`rows of x must be ${flat}, got ${x.shape.slice(1).join(" x ") || "single numbers"}`);
+  if (y.shape.reduce((product, n) => product * n, 1) !== x.shape[0])
+    throw new FileError(`x has ${x.shape[0]} rows, y has ${y.data.length} labels`);
   const labels = Int32Array.from(y.data);
   const wrong = labels.find((label, k) => label !== y.data[k] || label < 0 || label >= about.classes);
-  if (wrong !== void 0) throw new FileError(`labels must be whole numbers from 0 to ${about.classes - 1}, got ${wrong}`);
+  if (wrong !== void 0)
+    throw new FileError(`labels must be whole numbers from 0 to ${about.classes - 1}, got ${wrong}`);
   return { kind, title, shape: about.shape, x: inputs(x), y: labels };
 }
 function inputs(x) {
@@ -998,7 +1071,8 @@ function shrink(x, channels, from, to) {
 function shares(from, to) {
   return Array.from({ length: to }, (_, i) => {
     const start = i * from / to, end = (i + 1) * from / to, some = [];
-    for (let k = Math.floor(start); k < end - 1e-9; k++) some.push([k, (Math.min(end, k + 1) - Math.max(start, k)) / (end - start)]);
+    for (let k = Math.floor(start); k < end - 1e-9; k++)
+      some.push([k, (Math.min(end, k + 1) - Math.max(start, k)) / (end - start)]);
     return some;
   });
 }
@@ -1065,7 +1139,16 @@ function next(state, event) {
     case "chosen":
       return { ...state, data: event.data, trouble: null, busy: false };
     case "joined":
-      return { ...state, screen: "joined", member: true, busy: false, trouble: null, doing: "connecting", paused: false, why: null };
+      return {
+        ...state,
+        screen: "joined",
+        member: true,
+        busy: false,
+        trouble: null,
+        doing: "connecting",
+        paused: false,
+        why: null
+      };
     case "doing":
       return working(state, event);
     case "progress":

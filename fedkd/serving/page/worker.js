@@ -1,6 +1,13 @@
 // src/worker.ts
 import { openStore } from "./protocol.js";
-import { Ledger, Surroundings, answer, hex, openStore as openLedgerStore, sha256 } from "./science.js";
+import {
+  Ledger,
+  Surroundings,
+  answer,
+  hex,
+  openStore as openLedgerStore,
+  sha256
+} from "./science.js";
 var store = openStore();
 var known = null;
 async function ledgerOf(job, data, state) {
@@ -8,7 +15,8 @@ async function ledgerOf(job, data, state) {
   const owner = hex(await sha256(bytes(data.x), bytes(data.y)));
   const kept = await open.get(`budget.${owner}`);
   const guarded = job.config["protect"] !== "none";
-  if (kept === null && guarded) return "this phone's data was used without a guarantee before; that cannot be undone by a later one";
+  if (kept === null && guarded)
+    return "this phone's data was used without a guarantee before; that cannot be undone by a later one";
   const limit = await open.get("limit") ?? Number(job.config["epsilon"]);
   const budget = kept !== void 0 ? kept : guarded ? { epsilon: limit, delta: Number(job.config["delta"]) } : null;
   await open.put({ [`budget.${owner}`]: budget });
@@ -28,7 +36,8 @@ async function work(job) {
   const ledger = await ledgerOf(job, data, state);
   if (typeof ledger === "string") return { refusal: ledger };
   const inputs = { x: transfer.x, rows: about.rows, shape: about.shape };
-  if (known?.fingerprint !== transfer.fingerprint) known = { fingerprint: transfer.fingerprint, surroundings: new Surroundings(inputs) };
+  if (known?.fingerprint !== transfer.fingerprint)
+    known = { fingerprint: transfer.fingerprint, surroundings: new Surroundings(inputs) };
   const site = {
     key: BigInt(job.key),
     mine: { x: data.x, y: data.y, rows: data.y.length, shape: data.shape },
