@@ -95,7 +95,7 @@ def test_a_phone_answers_what_python_reads_and_learns_from_what_comes_back(place
 
 
 def test_a_page_that_is_reloaded_in_the_middle_of_a_round_answers_it_once(place):
-    phone, fleet, front, _, query = place(Config(clients=3, learner="cnn", local_epochs=40))
+    phone, fleet, front, _, query = place(Config(clients=3, learner="cnn", local_epochs=25))
     fleet.ask(encode_query(query, len(query.indices), "float16"))
     phone.wait("Learning from your data")
     assert fleet.answers == {}

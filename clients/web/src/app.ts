@@ -262,13 +262,13 @@ async function erase(): Promise<void> {
 /** Let the worker answer; it is another thread, so that the page stays awake to touches. */
 function compute(job: Job): Promise<Result> {
   const mine = (worker ??= new Worker("worker.js", { type: "module" }));
-  return new Promise((resolve, reject) => {
+  return new Promise((resolve) => {
     mine.onmessage = ({ data }: MessageEvent<Result | { readonly share: number; readonly part: string }>) =>
       "share" in data ? dispatch({ kind: "progress", ...data }) : resolve(data);
-    mine.onerror = (event) => {
-      mine.terminate();
+    mine.onerror = () => {
+      mine.terminate(); // out of memory, most likely; the round goes on without this phone
       if (worker === mine) worker = null;
-      reject(new Error(event.message || "the computation broke off"));
+      resolve({ refusal: "the computation broke off on this phone" });
     };
     mine.postMessage(job);
   });
