@@ -8,13 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from flower_processes import superlink, supernode
 from front_stand_in import Front, serving
 
 from fedkd.config import Config
 from fedkd.fleet.home import Home
+from fedkd.recording import path_of
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,13 +27,10 @@ CONFIG = Config(
 class Warm:
     """A node as its owner starts it, in a process of its own, on data in ``folder``."""
 
-    def __init__(self, folder, port, k, front, **more):
+    def __init__(self, folder, port, k, **more):
         folder.mkdir(exist_ok=True)
         self.folder, self.k, self.log = folder, k, folder / "log"
-        x, y = front.shared.private(k)
-        np.savez(folder / "mine.npz", x=x, y=y)
-        words = [f"http://127.0.0.1:{port}/", "--insecure", "--data", f"npz:{folder / 'mine.npz'}",
-                 "--home", str(folder / "home")]  # fmt: skip
+        words = [f"http://127.0.0.1:{port}/", "--insecure", "--demo", str(k), "--home", str(folder / "home")]
         words += [word for key, value in more.items() for word in (f"--{key}", value)]
         self.start(["join", *words])
 
@@ -94,32 +91,76 @@ def follow(center, config):
     assert center.link.follow(run, lines.append) == 0, "\n".join(lines)
 
 
-def test_a_node_answers_as_a_stock_supernode_does_to_the_byte_and_outlives_runs_and_restarts(tmp_path, warm):
-    (tmp_path / "link").mkdir()
+def test_a_node_answers_as_a_stock_supernode_does_to_the_byte_and_keeps_its_name(tmp_path, warm):
     first, second = (CONFIG.model_copy(update={"output": str(tmp_path / name), "clients": 1, "quorum": 1.0})
                      for name in ("one", "two"))  # fmt: skip
+    (tmp_path / "link").mkdir()
     with superlink(tmp_path / "link", app_dir=ROOT) as center:
         front = Front(first, center.address)
         with serving(front) as port:
-            node = warm(tmp_path / "node", port, 0, front)
+            node = warm(tmp_path / "node", port, 0)
             node.until("online")
-            follow(center, first)
             name = node.name
             assert node.end() == 130
             node.again()
             node.until("online", times=2)
+            follow(center, first)
             assert node.name == name
-            node.end(signal.SIGKILL)  # and while it is away, it counts as there
-            assert front.requests.count("/v1/fleet/register-node") == 1
-            assert front.requests.count("/v1/fleet/activate-node") == 2
-    state = {"data": f"npz:{tmp_path / 'node' / 'mine.npz'}", "state-dir": str(tmp_path / "stock"),
-             "ledger-dir": str(tmp_path / "ledger")}  # fmt: skip
+            assert node.end() == 130
+        assert front.requests.count("/v1/fleet/register-node") == 1
+        assert front.requests.count("/v1/fleet/deactivate-node") == 0
+        # The node that has just gone still counts as there, so a stock one gets a SuperLink of its own.
     (tmp_path / "link2").mkdir()
-    with superlink(tmp_path / "link2", app_dir=ROOT) as center, supernode(center, name, 1, **state):
+    mine = {"data": f"npz:{tmp_path / 'node' / 'home' / 'shard-0.npz'}", "state-dir": str(tmp_path / "stock")}
+    with superlink(tmp_path / "link2", app_dir=ROOT) as center, supernode(center, 0, 1, **mine):
         follow(center, second)
     for round_ in (1, 2):
-        ours, theirs = ((tmp_path / run / "ballots" / f"round-{round_:03d}.safetensors") for run in ("one", "two"))
-        assert ours.read_bytes() == theirs.read_bytes()
-    down = [[row["metrics"]["bytes_down"] for row in rows(tmp_path / run)] for run in ("one", "two")]
-    up = [[row["metrics"]["bytes_up"] for row in rows(tmp_path / run)] for run in ("one", "two")]
-    assert (down[0], up[0]) == (down[1], up[1])
+        ours, theirs = (path_of(tmp_path / run / "ballots", round_).read_bytes() for run in ("one", "two"))
+        assert ours == theirs
+    measured = [[row["metrics"] for row in rows(tmp_path / run)] for run in ("one", "two")]
+    assert measured[0] == measured[1]  # bytes up and down among them: the salt is as long for both
+
+
+def test_nodes_that_die_when_they_have_answered_have_answered(tmp_path, warm):
+    config = CONFIG.model_copy(update={"output": str(tmp_path / "run"), "quorum": 1.0})
+    (tmp_path / "link").mkdir()
+    with superlink(tmp_path / "link", app_dir=ROOT) as center:
+        front = Front(config, center.address)
+        with serving(front) as port:
+            nodes = [warm(tmp_path / f"node-{k}", port, k) for k in range(2)]
+            for node in nodes:
+                node.until("online")
+            run = center.link.submit(ROOT, config.to_run_config())
+            nodes[0].until("round 1  answered")
+            nodes[0].end(signal.SIGKILL)
+            nodes[0].again()
+            for node in nodes:
+                node.until("round 2  answered")
+                node.end(signal.SIGKILL)
+            lines = []
+            assert center.link.follow(run, lines.append) == 0, "\n".join(lines)
+    assert [[row["status"] for row in found["clients"].values()] for found in rows(tmp_path / "run")] == [
+        ["answered"] * 2
+    ] * 2
+
+
+def test_a_superlink_that_is_started_again_finds_its_nodes_as_they_were(tmp_path, warm):
+    config = CONFIG.model_copy(update={"output": str(tmp_path / "run"), "rounds": 1, "clients": 1})
+    kept = ("--database", str(tmp_path / "state.db"))
+    front = Front(config, "")
+    with serving(front) as port:
+        for turn in ("first", "second"):
+            (tmp_path / turn).mkdir()
+            with superlink(tmp_path / turn, app_dir=ROOT, arguments=kept) as center:
+                front.fleet = center.address
+                if turn == "first":
+                    node = warm(tmp_path / "node", port, 0)
+                    node.until("online")
+                    name = node.name
+                    continue
+                node.until("the server answers again")
+                follow(center, config)
+        assert node.name == name
+        assert front.requests.count("/v1/fleet/register-node") == 1
+        assert "502" in node.said()
+    assert rows(tmp_path / "run")[0]["metrics"]["answered"] == 1
