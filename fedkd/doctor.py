@@ -23,6 +23,10 @@ NEEDED = (
     "safetensors",
     "threadpoolctl",
     "dp-accounting",
+    "starlette",
+    "uvicorn",
+    "httpx",
+    "segno",
 )
 CHECKOUT = Path(__file__).parents[1] / "pyproject.toml"
 OPTIONAL = {

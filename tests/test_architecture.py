@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "torchvision", "opacus", "flwr", "sklearn", "ray", "PIL", "pyarrow", "flwr_datasets", "datasets",
-         "onnxruntime"}  # fmt: skip
+         "onnxruntime", "starlette", "uvicorn", "httpx"}  # fmt: skip
 ALLOWED = {
+    "fedkd/flower/control.py": {"flwr", "httpx"},
     "fedkd/torch_learner.py": {"torch"},
     "fedkd/private_torch.py": {"torch", "opacus"},
     "fedkd/hint.py": {"torch"},
@@ -19,6 +20,7 @@ ALLOWED = {
     "fedkd/dataset.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
     "fedkd/data_files.py": {"PIL", "pyarrow", "flwr_datasets", "datasets", "torchvision"},
 }
+FOLDERS = {"fedkd/flower/": {"flwr"}, "fedkd/serving/": {"starlette", "uvicorn", "httpx"}}
 FORBIDDEN = {
     "fedkd": {"server", "clients", "simulations", "tests"},
     "server": {"clients", "simulations", "tests"},
@@ -41,8 +43,10 @@ LAYERS = [
     {"scoreboard", "screen", "doctor", "preflight", "replay", "sweep", "audits", "shadows", "membership",
      "canaries"},
     {"flower", "fleet"},
+    {"serving"},
     {"engine", "fedavg", "plan"},
-    {"cli", "audit_cli", "join_cli", "__main__"},
+    {"execution"},
+    {"cli", "audit_cli", "join_cli", "serve_cli", "__main__"},
 ]  # fmt: skip
 FILES = sorted(p for top in FORBIDDEN for p in (ROOT / top).rglob("*.py"))
 
@@ -77,7 +81,8 @@ def test_a_module_imports_only_what_its_place_allows(path):
         assert root not in NEVER, f"{name} imports {root}: nothing is ever unpickled"
         assert root not in FORBIDDEN[top], f"{name} imports {module}"
         if root in HEAVY and not typing_only and top == "fedkd":
-            allowed = {"flwr"} if name.startswith("fedkd/flower/") else ALLOWED.get(name, set())
+            folder = next((folder for folder in FOLDERS if name.startswith(folder)), "")
+            allowed = FOLDERS.get(folder, set()) | ALLOWED.get(name, set())
             assert root in allowed, f"{name} imports {module}"
 
 
@@ -109,7 +114,7 @@ def test_within_fedkd_imports_point_down(path):
     ],
 )
 def test_the_light_half_never_loads_a_framework(statement):
-    heavy = "{'torch', 'flwr', 'opacus', 'sklearn', 'torchvision'}"
+    heavy = "{'torch', 'flwr', 'opacus', 'sklearn', 'torchvision', 'starlette', 'httpx'}"
     code = f"{statement}\nimport sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -119,7 +119,8 @@ def offer_of(config: Config, name: str, shared: Federation, pki: Pki, *, demo: b
         "shape": list(shared.transfer.inputs.shape[1:]),
         "rows": len(shared.transfer),
         "fingerprint": shared.transfer.fingerprint,
-        "config": {**config.to_run_config(), "output": ""},  # where it is written here is nobody's business
+        # Where it is written here is nobody's business, nor whether it was begun before.
+        "config": {**config.to_run_config(), "output": "", "resume": False},
         "shards": config.clients if demo else 0,
     }
 
