@@ -23,6 +23,8 @@ KEYS = ("samples", "classes")
 NOISES = ("system", "seeded")
 RESOLVED = "resolved"
 """Key of a run config that holds every value as it is meant, the preset applied."""
+RUN_NAME = "run-name"
+"""Key of a run config that names the run in the ledgers of its clients: the same when it goes on after a crash."""
 
 
 class Config(BaseModel):
@@ -239,7 +241,7 @@ def _sentences(error: ValidationError, where: str | Mapping[str, str]) -> list[s
 
 def _given(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run config says beyond the defaults; all of it where the preset has been applied."""
-    values = {key.replace("-", "_"): value for key, value in run_config.items() if key != RESOLVED}
+    values = {key.replace("-", "_"): value for key, value in run_config.items() if key not in (RESOLVED, RUN_NAME)}
     if run_config.get(RESOLVED, False):
         return values
     defaults = {name: field.default for name, field in Config.model_fields.items()}

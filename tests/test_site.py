@@ -170,6 +170,44 @@ def test_a_model_that_cannot_hide_examples_is_refused_before_the_budget_is_charg
         assert not ledger.exists()
 
 
+PRIVATE = {
+    "preset": "private", "clients": 4, "student": "none", "protect": "dp_sgd(rate=1.0, clip=0.1, examples=50, step=0.3)", "epsilon": 3.0, "rounds": 2,
+    "learner": "linear(dimensions=5)", "local_epochs": 2,
+}  # fmt: skip
+
+
+def asked_in(round_, config, node_config, name, run_id):
+    shared = site.shared_data(config)
+    rows = len(shared.transfer)
+    frame = encode_query(Query(round_, np.arange(rows), 10, shared.transfer.fingerprint), rows, "float16")
+    return respond(
+        frame, 0, run_config={**config.to_run_config(), "run-name": name}, node_config=node_config, run_id=run_id,
+        node_id=9, common=common(),
+    )  # fmt: skip
+
+
+def test_a_run_that_goes_on_under_another_number_is_not_charged_again(mine):
+    config = Config(**PRIVATE)
+    node = {**mine, "budget-epsilon": 3.0, "budget-delta": config.delta}
+    assert isinstance(asked_in(1, config, node, "run-a", 5), Answer)
+    assert isinstance(asked_in(2, config, node, "run-a", 6), Answer)
+    assert "budget" in asked_in(1, config, node, "run-b", 7).error.lower()
+    assert "run-name must be" in asked_in(1, config, node, "../x", 8).error
+
+
+def test_more_data_in_the_same_place_renew_no_budget(mine, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDKD_HOME", str(tmp_path / "remembers"))
+    config = Config(**PRIVATE)
+    node = {key: value for key, value in mine.items() if key != "ledger-dir"}
+    node |= {"budget-epsilon": 3.0, "budget-delta": config.delta}
+    assert isinstance(asked_in(1, config, node, "run-a", 5), Answer)
+    path = Path(node["data"].removeprefix("npz:"))
+    kept = dict(np.load(path))
+    more = {key: np.concatenate([values, values[:1]]) for key, values in kept.items()}
+    np.savez(path, **more)
+    assert "budget" in asked_in(1, config, node, "run-b", 6).error.lower()
+
+
 def test_what_is_wrong_with_the_owners_model_is_not_told(mine):
     said = ask(CONFIG, {**mine, "learner": "ward7_patients:make"}, common())
     assert said == Refusal("1", "SpecError (see the device's log)")

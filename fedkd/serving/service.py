@@ -20,7 +20,7 @@ import safetensors.numpy
 import uvicorn
 
 import fedkd
-from fedkd.config import Config
+from fedkd.config import RUN_NAME, Config
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.federation import Federation
 from fedkd.flower.appdir import app_directory
@@ -86,7 +86,8 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
             ):
                 board.invite(invitation(registry, terms, offer.ca, seats=terms.seats or config.clients))
                 await_nodes(registry, gate, config, terms.wait, board)
-                run = behind.link.submit(app_dir, config.to_run_config())
+                named = {**config.to_run_config(), RUN_NAME: RunDirectory(path).name_in_ledger()}
+                run = behind.link.submit(app_dir, named)
                 board.line(f"Flower run {run} starts")
                 try:
                     return behind.link.follow(run, board.line)
