@@ -70,10 +70,10 @@ def contact(invitation: Invitation, home: Home, *, bandwidth: float | None = Non
             known = stranger.get("/fedkd/ca.crt", limit=MAX_ABOUT).decode("ascii", "replace")
         finally:
             stranger.close()
-        check_pin(known, invitation.pin)
+        known = check_pin(known, invitation.pin)
         home.keep_authority(known)
     elif known is not None and invitation.pin:
-        check_pin(known, invitation.pin)
+        known = check_pin(known, invitation.pin)
     return Link(address, trusting(known), bandwidth=bandwidth)
 
 
