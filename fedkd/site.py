@@ -40,6 +40,7 @@ from fedkd.learner import is_factory, names_a_file
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
 from fedkd.records import TransferSet
+from fedkd.registry import parse
 from fedkd.tell import describe
 
 log = logging.getLogger("fedkd")
@@ -106,9 +107,8 @@ def refuse(error: Exception, node_config: NodeConfig, node_id: int) -> Refusal:
         return Refusal(who, type(error).__name__ if own else describe(error))
     log.warning("client %s: %s", who, error)
     # What is wrong with the server's settings or frames may be told; about a device's own things, only the kind.
-    told = isinstance(error, (BudgetExhausted, CodecError, ConfigError, SpecError))
-    if isinstance(error, SpecError) and "learner" in node_config:
-        told = False
+    # A model that is built may say what it found there, whoever named it.
+    told = isinstance(error, (BudgetExhausted, CodecError, ConfigError))
     text = f"{type(error).__name__}: {error}"
     if not told and "data" in node_config:
         text = f"{type(error).__name__} (see the device's log)"
@@ -137,6 +137,11 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
             f"learner {spec!r} is code that the run names, and this node has data of its own: its owner must set "
             "learner or allow-code"
         )
+    if own and not is_factory(spec):
+        try:
+            parse(spec)
+        except SpecError as error:
+            raise ConfigError(str(error)) from None
     if own and names_a_file(spec):
         raise ConfigError(
             f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "

@@ -12,7 +12,7 @@ from fedkd import site
 from fedkd.client import Answer
 from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
-from fedkd.errors import ConfigError
+from fedkd.errors import ConfigError, SpecError
 from fedkd.records import Query
 from fedkd.site import Common, Refusal, respond
 
@@ -150,7 +150,13 @@ def test_unless_its_owner_allows_it_or_has_a_model_of_its_own(allowed, mine, mon
     assert seen == [allowed.get("learner", "site_model:make")]
 
 
-@pytest.mark.parametrize("spec", ["onnx:/etc/shadow", "onnx(path='/etc/shadow', head='none')"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "onnx:/etc/shadow", "onnx(path='/etc/shadow', head='none')", "(onnx)(path='/etc/shadow')",
+        "\uff4f\uff4e\uff4e\uff58(path='/etc/shadow')", "onnx\\\n(path='/etc/shadow')",
+    ],
+)  # fmt: skip
 def test_a_file_that_the_run_names_is_not_read_beside_own_data(spec, mine, monkeypatch):
     asked = CONFIG.model_copy(update={"learner": spec})
     with monkeypatch.context() as patch:
@@ -173,6 +179,25 @@ def test_a_model_that_cannot_hide_examples_is_refused_before_the_budget_is_charg
 def test_what_is_wrong_with_the_owners_model_is_not_told(mine):
     said = ask(CONFIG, {**mine, "learner": "ward7_patients:make"}, common())
     assert said == Refusal("1", "SpecError (see the device's log)")
+
+
+def test_what_a_model_says_when_it_is_built_is_not_told_whoever_named_it(mine, monkeypatch):
+    def finds(*given, **named):
+        raise SpecError("cannot read /home/ward7/model: Permission denied")
+
+    monkeypatch.setattr("fedkd.client.make_learner", finds)
+    assert ask(CONFIG, mine, common()) == Refusal("1", "SpecError (see the device's log)")
+
+
+def test_a_learner_that_cannot_be_read_is_refused_before_it_is_built(mine):
+    config = CONFIG.model_copy(update={"learner": "[onnx][0](path='/etc/shadow')"})
+    assert "ConfigError: cannot read" in site.refuse(terms_error(config, mine), mine, 9).error
+
+
+def terms_error(config, node_config):
+    with pytest.raises(ConfigError) as caught:
+        site.check_terms(config, node_config, 1)
+    return caught.value
 
 
 def test_a_number_that_is_none_is_answered_by_the_nodes_own_name(mine):
