@@ -47,6 +47,11 @@ log = logging.getLogger("fedkd")
 
 NodeConfig = Mapping[str, Any]
 
+AS_AGREED = ("protect", "noise", "keys", "release", "expertise", "evidence", "learner")
+"""Keys of a run that decide what leaves a device, and in which form: as its owner saw them, or no answer."""
+AT_MOST = ("epsilon", "delta", "rounds")
+"""Keys of which a run may have less than its owner saw, but not more."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -77,15 +82,19 @@ def respond(
     run_id: int,
     node_id: int,
     common: Common | None = None,
+    agreed: Mapping[str, Any] | None = None,
 ) -> Answer | Refusal:
     """Answer the query in ``frame``. An error of this client is an answer too, and never stops a round.
 
-    Without ``common`` the transfer set is that which the run config names.
+    Without ``common`` the transfer set is that which the run config names. ``agreed`` is the run config that the owner
+    of this node said yes to, where there was one.
     """
     try:
         key = client_key(node_config, node_id)
         config = config_of(json.dumps(dict(run_config), sort_keys=True))
         check_terms(config, node_config, key)
+        if agreed is not None:
+            check_agreed(config, config_of(json.dumps(dict(agreed), sort_keys=True)), node_config)
         site = site_of(config, node_config, run_id=run_id, node_id=node_id, common=common)
         return answer(site, frame, config, acknowledged)
     except Exception as error:  # a user's model may raise anything
@@ -147,6 +156,18 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
             f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "
             "must set learner"
         )
+
+
+def check_agreed(config: Config, agreed: Config, node_config: NodeConfig) -> None:
+    """Raise :class:`ConfigError` if a run asks for another thing, or for more, than was ``agreed`` on joining."""
+    same = [key for key in AS_AGREED if key != "learner" or "learner" not in node_config]
+    for key in (*same, *AT_MOST):
+        asked, said = getattr(config, key), getattr(agreed, key)
+        if asked > said if key in AT_MOST else asked != said:
+            most = " at most" if key in AT_MOST else ""
+            raise ConfigError(
+                f"the run has {key} = {asked!r}, this node's owner agreed to {said!r}{most}: join again to agree anew"
+            )
 
 
 def check_requirement(required: str) -> None:

@@ -414,6 +414,14 @@ def test_the_terms_of_a_run_come_from_the_server_and_those_of_the_node_from_its_
     assert error == "ConfigError: this node answers only with protect = any, the run has protect = 'none'"
 
 
+def test_a_run_that_asks_for_more_than_was_announced_is_refused(trial, port):
+    trial.fleet.config = CONFIG.model_copy(update={"rounds": 500})
+    with trial.living(port):
+        until(lambda: trial.fleet.keys)
+        _, (_, _, _, error) = trial.answer_to(trial.ask())
+    assert error.endswith("rounds = 500, this node's owner agreed to 2 at most: join again to agree anew")
+
+
 def test_a_run_config_of_nonsense_is_refused(trial, port):
     trial.fleet.config = {"rounds": 0, "resolved": True}
     with trial.living(port):

@@ -37,10 +37,10 @@ def question(config=CONFIG):
     return query, encode_query(query, len(shared.transfer))
 
 
-def ask(config, node_config, common=None, frame=None):
+def ask(config, node_config, common=None, frame=None, agreed=None):
     return respond(
         frame or question()[1], 0, run_config=config.to_run_config(), node_config=node_config, run_id=5, node_id=9,
-        common=common,
+        common=common, agreed=agreed and agreed.to_run_config(),
     )  # fmt: skip
 
 
@@ -121,6 +121,34 @@ def test_an_owner_may_insist_on_a_protection(required, protect, answers, mine):
         expected = f"this node answers only with protect = {required}, the run has protect = {protect!r}"
         assert said == Refusal("1", f"ConfigError: {expected}")
         assert not Path(mine["state-dir"]).exists()
+
+
+CENTRAL = Config(**{**CONFIG.model_dump(), "protect": "central", "epsilon": 1.0, "evidence": "none", "late": False,
+                    "record": False, "preset": "expert"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("agreed", "asked", "words"),
+    [
+        (CENTRAL, {"epsilon": 1000.0}, "the run has epsilon = 1000.0, this node's owner agreed to 1.0 at most"),
+        (CENTRAL, {"delta": 1e-3}, "delta = 0.001"), (CENTRAL, {"rounds": 500}, "rounds = 500"),
+        (CENTRAL, {"protect": "none", "epsilon": 0.0}, "protect = 'none'"), (CONFIG, {"rounds": 3}, "rounds = 3"),
+        (CONFIG, {"keys": "classes", "evidence": "none"}, "keys = 'classes'"),
+        (CONFIG, {"expertise": "density"}, "expertise = 'density'"), (CONFIG, {"release": "float32"}, "release = "),
+        (CONFIG, {"learner": "constant"}, "learner = 'constant'"), (CONFIG, {"evidence": "none"}, "evidence = 'none'"),
+    ],
+)  # fmt: skip
+def test_a_run_gets_no_more_than_the_owner_said_yes_to(agreed, asked, words, mine, monkeypatch):
+    monkeypatch.setattr(site, "answer", lambda *given: pytest.fail("it was about to answer"))
+    said = ask(agreed.model_copy(update=asked), mine, common(), agreed=agreed)
+    assert words in said.error
+    assert said.error.endswith("join again to agree anew")
+
+
+def test_a_run_may_ask_for_less_or_learn_in_another_way(mine):
+    changed = {"rounds": 1, "aggregate": "median", "learning_rate": 0.01, "learner": "linear"}
+    own = {**mine, "learner": "constant"}
+    assert isinstance(ask(CONFIG.model_copy(update=changed), own, common(), agreed=CONFIG), Answer)
 
 
 def test_a_protection_with_known_noise_is_none(mine):

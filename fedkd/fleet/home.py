@@ -153,7 +153,9 @@ class Home:
             frame = arrays["frame"].tobytes()
             if reply is not None:
                 reply = {name: _unpacked(values, frame) for name, values in reply.items()}
-            return Pending(header["metadata"], frame, header["acknowledged"], header["error"], reply, header.get("tree"))
+            return Pending(
+                header["metadata"], frame, header["acknowledged"], header["error"], reply, header.get("tree")
+            )
         except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
             self.done()
             return None

@@ -151,7 +151,7 @@ def with_terms(node_config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[
     """Return the node config with what was announced as its terms, where its owner has set none of its own.
 
     Later runs of the same server are held to them: the protection by its name and, where this node adds the noise
-    itself, the budget.
+    itself, the budget. Besides, no run gets more than what was announced: :func:`fedkd.site.check_agreed`.
     """
     config, terms = config_of(told), dict(node_config)
     chosen = protection_of(config)

@@ -288,6 +288,7 @@ class Node:
                 run_id=run_id,
                 node_id=self.node_id,
                 common=self.common,
+                agreed=self.settings.about.get("config"),
             )
         records = refusal_records(said.client, said.error) if isinstance(said, Refusal) else answer_records(said)
         now = self.link.clock.now()
