@@ -42,6 +42,7 @@ from fedkd.learner import is_factory, names_a_file
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
 from fedkd.records import TransferSet
+from fedkd.registry import parse
 from fedkd.tell import describe
 
 log = logging.getLogger("fedkd")
@@ -49,6 +50,11 @@ log = logging.getLogger("fedkd")
 NodeConfig = Mapping[str, Any]
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What names of runs look like: they become names of folders and of releases."""
+
+AS_AGREED = ("protect", "noise", "keys", "release", "expertise", "evidence", "learner")
+"""Keys of a run that decide what leaves a device, and in which form: as its owner saw them, or no answer."""
+AT_MOST = ("epsilon", "delta", "rounds")
+"""Keys of which a run may have less than its owner saw, but not more."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +86,19 @@ def respond(
     run_id: int,
     node_id: int,
     common: Common | None = None,
+    agreed: Mapping[str, Any] | None = None,
 ) -> Answer | Refusal:
     """Answer the query in ``frame``. An error of this client is an answer too, and never stops a round.
 
-    Without ``common`` the transfer set is that which the run config names.
+    Without ``common`` the transfer set is that which the run config names. ``agreed`` is the run config that the owner
+    of this node said yes to, where there was one.
     """
     try:
         key = client_key(node_config, node_id)
         config = config_of(json.dumps(dict(run_config), sort_keys=True))
         check_terms(config, node_config, key)
+        if agreed is not None:
+            check_agreed(config, config_of(json.dumps(dict(agreed), sort_keys=True)), node_config)
         run = name_of_run(run_config, run_id)
         site = site_of(config, node_config, run=run, node_id=node_id, common=common)
         return answer(site, frame, config, acknowledged)
@@ -111,9 +121,8 @@ def refuse(error: Exception, node_config: NodeConfig, node_id: int) -> Refusal:
         return Refusal(who, type(error).__name__ if own else describe(error))
     log.warning("client %s: %s", who, error)
     # What is wrong with the server's settings or frames may be told; about a device's own things, only the kind.
-    told = isinstance(error, (BudgetExhausted, CodecError, ConfigError, SpecError))
-    if isinstance(error, SpecError) and "learner" in node_config:
-        told = False
+    # A model that is built may say what it found there, whoever named it.
+    told = isinstance(error, (BudgetExhausted, CodecError, ConfigError))
     text = f"{type(error).__name__}: {error}"
     if not told and "data" in node_config:
         text = f"{type(error).__name__} (see the device's log)"
@@ -142,11 +151,28 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
             f"learner {spec!r} is code that the run names, and this node has data of its own: its owner must set "
             "learner or allow-code"
         )
+    if own and not is_factory(spec):
+        try:
+            parse(spec)
+        except SpecError as error:
+            raise ConfigError(str(error)) from None
     if own and names_a_file(spec):
         raise ConfigError(
             f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "
             "must set learner"
         )
+
+
+def check_agreed(config: Config, agreed: Config, node_config: NodeConfig) -> None:
+    """Raise :class:`ConfigError` if a run asks for another thing, or for more, than was ``agreed`` on joining."""
+    same = [key for key in AS_AGREED if key != "learner" or "learner" not in node_config]
+    for key in (*same, *AT_MOST):
+        asked, said = getattr(config, key), getattr(agreed, key)
+        if asked > said if key in AT_MOST else asked != said:
+            most = " at most" if key in AT_MOST else ""
+            raise ConfigError(
+                f"the run has {key} = {asked!r}, this node's owner agreed to {said!r}{most}: join again to agree anew"
+            )
 
 
 def check_requirement(required: str) -> None:
