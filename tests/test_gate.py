@@ -295,6 +295,18 @@ def test_who_guesses_is_not_listened_to_for_long(tmp_path):
     assert scene.fleet().status == 200  # a member behind the same address goes on
 
 
+def test_who_guessed_too_often_waits_with_the_right_code_too(tmp_path):
+    scene = Scene(tmp_path, failures_rate=0.1, failures_burst=3)
+    code, device = scene.registry.invite(), Device()
+    assert [scene.post("/fedkd/join", Device().join(f"guess{i}")).status for i in range(3)] == [403] * 3
+    early = scene.post("/fedkd/join", device.join(code))
+    assert (early.status, early.headers["retry-after"]) == (429, "11")
+    assert scene.registry.seats_left() == 1
+    assert scene.post("/fedkd/join", device.join(code), client="192.0.2.8").status == 200
+    scene.ticks.now += 10
+    assert scene.post("/fedkd/join", device.join(code)).status == 200
+
+
 def test_a_second_device_with_the_same_key_is_told_so_while_the_first_goes_on(scene):
     def call(instance):
         return scene.fleet(extra={"fedkd-instance": instance})

@@ -168,11 +168,10 @@ def until(condition):
 
 
 def test_who_asks_and_does_not_read_costs_little_memory_and_is_cut_off(transfer):
-    with running(Patience(progress=0.5), app=transfer) as address:
-        with asking(address):
-            until(lambda: any(c.flow.write_paused for c in connections(address)))
-            assert all(c.transport.get_write_buffer_size() <= 2 * SLICE for c in connections(address))
-            until(lambda: not connections(address))
+    with running(Patience(progress=0.5), app=transfer) as address, asking(address):
+        until(lambda: any(c.flow.write_paused for c in connections(address)))
+        assert all(c.transport.get_write_buffer_size() <= 2 * SLICE for c in connections(address))
+        until(lambda: not connections(address))
 
 
 def test_who_reads_slowly_gets_everything_however_long_it_takes(transfer):

@@ -143,7 +143,9 @@ def front(offer: Offer, gate: Gate, register: Register, *, page: Path = PAGE) ->
             return busy
         try:
             code, key, name = await asked_to_join(request)
-            async with joining:  # one at a time: a seat is taken once
+            async with joining:  # one at a time: a seat is taken once, and refusals are counted before the next guess
+                if tired := gate.tired(request):
+                    return tired
                 member = await run_in_threadpool(gate.registry.admit, code, key, name)
                 if not member.node_id:
                     member = await run_in_threadpool(_settle, gate, register, member.key, member.name)

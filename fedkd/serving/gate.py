@@ -67,7 +67,7 @@ class Limits:
     held: int = 256 * 1024 * 1024
     """Bytes of all calls at a time, in and out: from when they come in until their answer has gone out."""
     calls: int = 12
-    """Calls under way with one key: a SuperNode has two objects on the way in, two on the way out, and its questions."""
+    """Calls under way with one key: a SuperNode has two objects on the way in, two out, and its questions."""
     upload: float = 180.0
     """Seconds that one request may take to come in: 8 MiB at 50 kB/s."""
     key_rate: float = 20.0
@@ -126,8 +126,11 @@ class Gate:
 
     def failed(self, request: Request) -> Response | None:
         """Count a refusal against an address; return another refusal if there are too many."""
-        wait = self._failures.take(address_of(request))
-        return refusal(429, "too many refused requests from this address; wait", wait) if wait else None
+        return _too_many(self._failures.take(address_of(request)))
+
+    def tired(self, request: Request) -> Response | None:
+        """Return a refusal if this address has had too many; what it guesses next is not even looked at."""
+        return _too_many(self._failures.wait(address_of(request)))
 
     async def fleet(self, request: Request) -> Response:
         """Answer one Fleet call."""
@@ -270,6 +273,10 @@ class Gate:
                 }
             ),
         )
+
+
+def _too_many(wait: float) -> Response | None:
+    return refusal(429, "too many refused requests from this address; wait", wait) if wait else None
 
 
 def at_the_end(request: Request, what: Callable[..., None], *given: object) -> None:

@@ -28,11 +28,18 @@ class Buckets:
 
     def take(self, name: str, tokens: float = 1.0) -> float:
         """Take ``tokens`` from the bucket of ``name``; return 0, or the seconds after which it has them."""
+        return self._poured(name, tokens, tokens)
+
+    def wait(self, name: str) -> float:
+        """Return the seconds after which a token may be taken, 0 for now, and take none."""
+        return self._poured(name, 1.0, 0.0)
+
+    def _poured(self, name: str, needed: float, taken: float) -> float:
         now = self._clock()
         level, when = self._levels.pop(name, (self.burst, now))
         level = min(self.burst, level + (now - when) * self.rate)
-        wait = max(0.0, (tokens - level) / self.rate)
-        self._levels[name] = (level if wait else level - tokens, now)
+        wait = max(0.0, (needed - level) / self.rate)
+        self._levels[name] = (level if wait else level - taken, now)
         if len(self._levels) > MOST:
             self._levels.popitem(last=False)
         return wait
@@ -112,7 +119,7 @@ def whose(address: str) -> str:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a connection may take to say what it wants and to take what waits for it, and how many a peer may have."""
+    """How long a connection may take to say what it wants and to take what waits for it, and how many a peer has."""
 
     request: float = 20.0
     progress: float = 60.0
