@@ -14,6 +14,7 @@ from rich.console import Console
 
 import fedkd
 from fedkd.errors import ConfigError
+from fedkd.learner import with_whole_path
 
 if TYPE_CHECKING:
     from fedkd.fleet.home import Home
@@ -51,7 +52,8 @@ def join(
     if data is not None and demo is not None:
         raise ConfigError("--data and --demo both name the data; give one of them")
     given: dict[str, Any] = {
-        "data": _absolute(data), "learner": learner, "budget-epsilon": budget_epsilon, "budget-delta": budget_delta,
+        "data": _absolute(data), "learner": with_whole_path(learner) if learner else None,
+        "budget-epsilon": budget_epsilon, "budget-delta": budget_delta,
         "require-protect": require_protect, "allow-code": allow_code or None,
     }  # fmt: skip
     own = {key: value for key, value in given.items() if value is not None}

@@ -238,7 +238,7 @@ class Warden:
                 self._behind.control.unregister(member.node_id)
                 self._gone.add(member.mark)
                 self._board.line(f"{member.name} was revoked")
-            elif member.revoked is None and not member.node_id:
+            elif member.revoked is None and not member.node_id and not member.invite:  # joining registers its own
                 node_id = self._behind.control.register(member.key.encode(), member.name)
                 self._registry.settle(member.key, node_id)
                 self._board.line(f"{member.name} is registered as node {node_id}")
