@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedkd.client import Answer
 from fedkd.codec import decode_query, encode_release
 from fedkd.envelope import Records, answer_records, read_query_records
-from fedkd.errors import CodecError, LinkError, Unreachable
+from fedkd.errors import CodecError, LinkError, Rejected, Unreachable
 from fedkd.fleet.identity import Identity
 from fedkd.fleet.link import Address, Link, with_patience
 from fedkd.fleet.objects import Parcel, pack_message, read_records, read_tree
@@ -229,7 +229,7 @@ class LightNode:
             raise Unreachable("ended")
 
     def _tell(self, error: LinkError) -> None:
-        self.refused += 1
+        self.refused += isinstance(error, Rejected)
 
 
 TASKS = {"src_task_id": "dst_task_id", "dst_task_id": "src_task_id"}

@@ -3,7 +3,7 @@
 Each node has its own key, address and TLS connection, looks every 10 seconds, and answers with ballots at random on 390
 rows of digits in float16. Bytes are those that TCP carried, against what the run's report counts. Nodes and server
 share the machine, so CPU seconds say more than seconds.
-Run: python -m simulations.benchmarks.load 50 200 500 1000 (about 20 minutes on 2 cores)
+Run: python -m simulations.benchmarks.load 50:disk 50:memory 200:memory (minutes each; --more keeps results)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fedkd.flower import launch
 from fedkd.serving import pki
 from fedkd.serving.home import Home
 from fedkd.serving.invites import Registry
-from simulations.benchmarks.bench import save
+from simulations.benchmarks.bench import RESULTS, save
 from simulations.benchmarks.light_node import LightNode
 
 ROUNDS, THREADS, LOOK_EVERY, ROWS = 3, 16, 10.0, 390
@@ -165,8 +165,8 @@ def lines_of(process: subprocess.Popen[str], pattern: str) -> Iterator[str]:
     raise RuntimeError(f"ended without {pattern!r}: {''.join(said[-5:])}")
 
 
-def measure(count: int, folder: Path) -> dict[str, Any]:
-    """Return what ``count`` nodes cost."""
+def measure(count: int, database: str, folder: Path) -> dict[str, Any]:
+    """Return what ``count`` nodes cost a server whose SuperLink keeps its ``database`` on disk or in memory."""
     told = settings(count)
     shared = federation("digits", told["transfer"], "iid", 2, 0)
     home = Home(folder / "home")
@@ -183,7 +183,7 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
     sets = [word for key, value in told.items() for word in ("--set", f"{key}={launch.toml_value(value)}")]
     process = subprocess.Popen(
         [sys.executable, "-m", "fedkd", "serve", *sets, "--host", "127.0.0.1", "--port", "0"]
-        + ["--home", str(home.folder), "--name", "load", "--wait", "900"],
+        + ["--home", str(home.folder), "--name", "load", "--wait", "900", "--database", database],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}, start_new_session=True,
     )  # fmt: skip
@@ -261,24 +261,22 @@ def a_round(report: dict[str, Any], crowd: Crowd, watch: Watch, count: int) -> d
 
 
 def main() -> None:
-    """Measure each number of nodes in turn; save after each, so that what was measured is kept."""
-    sizes, result = [int(word) for word in sys.argv[1:]] or [50, 200, 500, 1000], {}
-    for count in sizes:
-        with tempfile.TemporaryDirectory() as name:
-            result[str(count)] = measure(count, Path(name))
-        save(
-            "load",
-            {
-                "work": {
-                    "rows": ROWS,
-                    "classes": 10,
-                    "release": "float16",
-                    "rounds": ROUNDS,
-                    "seconds between looks": LOOK_EVERY,
-                },
-                "nodes": result,
-            },
-        )
+    """Measure in turn, as in ``50:disk 200:memory``; save after each and keep what the file had of others."""
+    result: dict[str, Any] = {}
+    if "--more" in sys.argv:
+        result = json.loads((RESULTS / "load.json").read_text())["nodes"]
+    for word in [word for word in sys.argv[1:] if ":" in word]:
+        count, _, database = word.partition(":")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            result[f"{count}, {database}"] = measure(int(count), database, Path(name))
+        work = {
+            "rows": ROWS,
+            "classes": 10,
+            "release": "float16",
+            "rounds": ROUNDS,
+            "seconds between looks": LOOK_EVERY,
+        }
+        save("load", {"work": work, "nodes": result})
 
 
 if __name__ == "__main__":
