@@ -240,6 +240,9 @@ class Gate:
         except httpx.TransportError as error:
             log.warning("SuperLink: %s", type(error).__name__)
             return refusal(502, "the SuperLink does not answer", 2)
+        if answer.status_code == 500:  # sqlite was locked, as under load: a stock SuperNode ends on 500, not on 503
+            log.warning("SuperLink: 500 to %s", route)
+            return refusal(503, "the SuperLink could not answer; try again", 2)
         self._held += len(answer.content)
         at_the_end(request, self._release, len(answer.content))
         back = {name: answer.headers[name] for name in HANDED_BACK if name in answer.headers}
