@@ -327,7 +327,8 @@ def _refused(what: str, status: int, content: bytes) -> Rejected:
 def _certificate(error: ssl.SSLCertVerificationError) -> str:
     said = error.verify_message or "its certificate is not trusted"
     clock = "; is this machine's clock right?" if "expired" in said or "not yet valid" in said else ""
-    return f"its certificate is not trusted: {said}{clock}"
+    local = "; does the address end in ca=...? Put all of it in single quotes" if "local issuer" in said else ""
+    return f"its certificate is not trusted: {said}{clock}{local}"
 
 
 def _reason(error: BaseException) -> str:
