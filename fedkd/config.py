@@ -75,13 +75,13 @@ class Config(BaseModel):
     deadline: float = Field(600.0, gt=0, description="seconds a round waits for answers")
     grace: float = Field(600.0, ge=0, description="seconds a round waits on after the quorum is met")
     late: bool = Field(True, description="count answers of an earlier round that arrive late")
-    remember: int = Field(5, ge=0, description="rounds for which the last ballot of a client that is away still counts")
+    remember: int = Field(5, ge=0, description="rounds for which the last ballot of a client away is kept and counts")
     evaluate: bool = Field(True, description="measure accuracy on test data; clients send theirs if protect = none")
     pooled: bool = Field(True, description="train the pooled-data reference after a simulation")
     threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")
     output: str = Field("", description="run directory; empty: nothing is written")
     resume: bool = Field(False, description="continue from the checkpoint in output")
-    record: bool = Field(True, description="keep every round's ballots, so that fedkd replay can use them")
+    record: bool = Field(True, description="keep all ballots for fedkd replay; without, the last if remember > 0")
 
     @model_validator(mode="before")
     @classmethod
