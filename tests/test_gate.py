@@ -340,6 +340,14 @@ def test_a_superlink_that_is_gone_is_a_502_that_nodes_retry(scene):
     assert (answer.status, answer.json) == (502, {"error": "the SuperLink does not answer"})
 
 
+def test_a_superlink_that_fails_for_a_moment_is_a_503_that_nodes_retry(scene):
+    """Under load its database is locked at times; stock SuperNodes end on a 500."""
+    scene.answer = httpx.Response(500, content=b"Internal server error.")
+    answer = scene.fleet()
+    assert (answer.status, answer.json) == (503, {"error": "the SuperLink could not answer; try again"})
+    assert int(answer.headers["retry-after"]) <= 3
+
+
 def test_what_the_superlink_refuses_is_handed_back_as_it_is(scene):
     scene.answer = httpx.Response(412, content=b'{"code": 7}', headers={"content-type": "application/json"})
     answer = scene.fleet("activate-node")
