@@ -450,7 +450,10 @@ def is_factory(spec: str) -> bool:
 
 def names_a_file(spec: str) -> bool:
     """Say whether ``spec`` is a learner that is read from a file, which must be on the device that builds it."""
-    return spec.partition("(")[0].partition(":")[0].strip() == onnx.__name__
+    try:
+        return parse(spec)[0] == onnx.__name__  # as it will be built: the text may spell a name in other ways
+    except SpecError:
+        return False
 
 
 def with_whole_path(spec: str) -> str:

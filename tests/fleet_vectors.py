@@ -73,7 +73,6 @@ def vectors():
             node=node,
             messages_list=[message_to_proto(remove_content_from_message(answer))],
             message_object_trees=[get_object_tree(answer)],
-            clientapp_runtime_list=[1.5],
         ),
         "push_response": PushMessagesResponse(objects_to_push=["ab" * 32, "cd" * 32], session_id="s-1"),
         "push_object_request": PushObjectRequest(
@@ -95,7 +94,7 @@ def vectors():
         "pull_object_response": {"content": "0001"}, "late_object_response": {"content": None},
         "confirm_request": {"node": str(NODE), "run": str(RUN), "object": "cd" * 32},
         "push_request": {
-            "node": str(NODE), "metadata": _fields(answer), "tree": _tree(get_object_tree(answer)), "seconds": 1.5,
+            "node": str(NODE), "metadata": _fields(answer), "tree": _tree(get_object_tree(answer)),
         },
         "push_response": {"wanted": ["ab" * 32, "cd" * 32], "session": "s-1"},
         "push_object_request": {

@@ -211,6 +211,42 @@ def test_a_terminal_gets_a_code_to_scan_and_others_plain_lines():
     assert len({len(line) for line in qr(url).splitlines()}) == 1  # a rectangle
 
 
+class Refusing:
+    """A SuperLink behind which one node cannot be registered and one not taken back."""
+
+    def __init__(self):
+        self.control = self.executor = self
+        self.gone = []
+
+    def keep(self):
+        return False
+
+    def register(self, key, name):
+        if name == "bad":
+            raise FedkdError("HTTP 500")
+        return "7"
+
+    def unregister(self, node_id):
+        if node_id == "1":
+            raise FedkdError("HTTP 500")
+        self.gone.append(node_id)
+
+
+def test_one_node_that_the_superlink_refuses_keeps_no_other_waiting(tmp_path):
+    home, board, behind = Home(tmp_path), Lines(), Refusing()
+    registry = Registry(home.registry)
+    for name, node_id in {"stuck": "1", "leaves": "2", "bad": "", "good": ""}.items():
+        member = registry.add(Device().pem, name)
+        registry.settle(member.key, node_id)
+    for name in ("stuck", "leaves"):
+        registry.revoke(name)
+    Warden(home, registry, Gate(registry, httpx.AsyncClient()), behind, board).look()
+    assert behind.gone == ["2"]
+    assert {member.name: member.node_id for member in registry.members()}["good"] == "7"
+    assert board.lines == ["leaves was revoked", "good is registered as node 7"]
+    assert len(board.rows) == 4
+
+
 # Outsiders, with Flower's own processes behind.
 
 

@@ -70,10 +70,10 @@ def contact(invitation: Invitation, home: Home, *, bandwidth: float | None = Non
             known = stranger.get("/fedkd/ca.crt", limit=MAX_ABOUT).decode("ascii", "replace")
         finally:
             stranger.close()
-        check_pin(known, invitation.pin)
+        known = check_pin(known, invitation.pin)
         home.keep_authority(known)
     elif known is not None and invitation.pin:
-        check_pin(known, invitation.pin)
+        known = check_pin(known, invitation.pin)
     return Link(address, trusting(known), bandwidth=bandwidth)
 
 
@@ -151,7 +151,7 @@ def with_terms(node_config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[
     """Return the node config with what was announced as its terms, where its owner has set none of its own.
 
     Later runs of the same server are held to them: the protection by its name and, where this node adds the noise
-    itself, the budget.
+    itself, the budget. Besides, no run gets more than what was announced: :func:`fedkd.site.check_agreed`.
     """
     config, terms = config_of(told), dict(node_config)
     chosen = protection_of(config)

@@ -17,13 +17,13 @@ from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from google.protobuf.message import DecodeError
 
 from fedkd.codec import peek
 from fedkd.collect import Observer, Reply
 from fedkd.config import Config
 from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
 from fedkd.federation import Federation, federation
+from fedkd.flower.mailbox import Spoiled, mailbox
 from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
 from fedkd.learner import Learner, set_threads
 from fedkd.logs import telling
@@ -35,10 +35,12 @@ from fedkd.rundir import DEPLOYMENT, NETWORKED, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 from fedkd.status import StatusFile
 
-MALFORMED = (DecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError)
-"""What Flower raises when it cannot parse a reply."""
 POLL = 0.1
-"""Seconds between two looks at a grid that cannot wake us."""
+"""Seconds between two looks at a grid that cannot wake us, at the least."""
+SHARE = 3.0
+"""A look that took long is followed by a pause this many times as long: nodes need the SuperLink, too."""
+PUSH = 500
+"""Messages that are sent in one call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +173,8 @@ class GridExchange:
     def __init__(self, grid: Grid, *, ttl: float) -> None:
         """Wrap ``grid``; an unanswered message expires after ``ttl`` seconds."""
         self.grid, self.ttl = grid, ttl
+        self._mailbox = mailbox(grid)
+        self._present: list[int] = []  # who was there when it was last asked
         self._open: dict[str, tuple[int, int, str, float]] = {}  # message id -> round, node, its name then, when sent
         self._outstanding: Counter[int] = Counter()  # round -> how many of those
         self._names: dict[int, str] = {}  # node -> client, as it named itself
@@ -196,7 +200,7 @@ class GridExchange:
     ) -> Mapping[str, int]:
         """Send every node that is online now the ``personal`` frame of its client, or else ``frame``."""
         present = set(self.grid.get_node_ids())
-        nodes = sorted(present)
+        self._present = nodes = sorted(present)
         # A node that is gone frees its client: without a key, a SuperNode that restarts is another node.
         self._names = {node: name for node, name in self._names.items() if node in present}
         self._holders = {name: node for node, name in self._names.items()}
@@ -216,7 +220,7 @@ class GridExchange:
 
     def again(self, round_: int, client: str, frame: bytes, acknowledged: int) -> int:
         """Send the node of ``client`` another frame of the same round."""
-        node = next((node for node in self.grid.get_node_ids() if self._name(node) == client), None)
+        node = next((node for node in self._present if self._name(node) == client), None)
         if node is None:
             return 0
         content = query_content(frame, acknowledged)
@@ -224,14 +228,18 @@ class GridExchange:
         return size_of(content)
 
     def _push(self, round_: int, contents: Mapping[int, RecordDict]) -> None:
-        messages = [
-            Message(content, dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_))
-            for node, content in contents.items()
-        ]
-        ids = list(self.grid.push_messages(messages))
-        now = time.monotonic()
-        self._open |= {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, contents, strict=True)}
-        self._outstanding[round_] += len(ids)
+        nodes = list(contents)
+        for some in (nodes[at : at + PUSH] for at in range(0, len(nodes), PUSH)):
+            messages = [
+                Message(contents[node], dst_node_id=node, message_type=QUERY, ttl=self.ttl, group_id=str(round_))
+                for node in some
+            ]
+            ids = list(self.grid.push_messages(messages))
+            now = time.monotonic()
+            # Flower gives no id to what it could not take, as for a node that was unregistered just now: it is silent.
+            sent = {id_: (round_, node, self._name(node), now) for id_, node in zip(ids, some, strict=True) if id_}
+            self._open |= sent
+            self._outstanding[round_] += len(sent)
 
     def open(self, round_: int) -> int:
         """Return how many answers of ``round_`` are outstanding."""
@@ -242,54 +250,47 @@ class GridExchange:
         end = time.monotonic() + timeout
         wait = getattr(self.grid, "wait", None)
         while True:
+            began = time.monotonic()
             replies = self._pull()
+            took = time.monotonic() - began
             left = end - time.monotonic()
             if replies or left <= 0 or not self._open:
                 return replies
             if wait is not None:
                 wait(min(left, 1.0))
             else:
-                time.sleep(min(left, POLL))
+                time.sleep(min(left, max(POLL, SHARE * took)))
 
     def _pull(self) -> list[Reply]:
-        if hasattr(self.grid, "wait"):  # our own grid parses nothing that could fail here
-            return [reply for message in self.grid.pull_messages(list(self._open)) if (reply := self._read(message))]
-        replies: list[Reply] = []
-        for id_ in list(self._open):
-            try:
-                found = list(
-                    self.grid.pull_messages([id_])
-                )  # one id a call: what cannot be parsed costs its sender only
-            except MALFORMED as error:
-                round_, _, name, when = self._open.pop(id_)
-                self._outstanding[round_] -= 1
-                why = f"malformed reply ({type(error).__name__})"
-                replies.append(Reply(round_, name, None, why, None, 0, time.monotonic() - when, name))
-                continue
-            except Exception:  # the network: look again, until the deadline
-                continue
-            replies += [reply for message in found if (reply := self._read(message))]
-        return replies
+        found = (self._read(one) for one in self._mailbox.take(self._open.keys()))
+        return [reply for reply in found if reply is not None]
 
-    def _read(self, message: Message) -> Reply | None:
-        sent = self._open.pop(message.metadata.reply_to_message_id, None)
+    def _read(self, message: Message | Spoiled) -> Reply | None:
+        asked = message.asked if isinstance(message, Spoiled) else message.metadata.reply_to_message_id
+        sent = self._open.pop(asked, None)
         if sent is None:
             return None  # a second answer to the same message
         round_, node, asked_as, when = sent
         self._outstanding[round_] -= 1
         latency = time.monotonic() - when
+        if isinstance(message, Spoiled):
+            return Reply(round_, asked_as, None, message.why, None, 0, latency, asked_as)
         if message.has_error():
             error = f"Flower error {message.error.code}: {message.error.reason}"[:200]
             return Reply(round_, asked_as, None, error, None, 0, latency, asked_as)
         try:
             size = size_of(message.content)
             frame, accuracy, client, error_ = read_answer(message.content)
-            client = self._bound(node, str(peek(frame).client) if frame is not None else client or asked_as)
+            if frame is None:
+                self._bound(node, client or asked_as)
+                # Who refuses says nothing that could be checked: it speaks for whom it was heard as, or for its node.
+                return Reply(round_, self._name(node), None, error_, accuracy, size, latency, asked_as)
+            client = self._bound(node, str(peek(frame).client))
         except (FedkdError, CodecError, KeyError, ValueError, TypeError, AttributeError) as error:
             return Reply(round_, asked_as, None, f"{type(error).__name__}: {error}", None, 0, latency, asked_as)
-        self._names[node] = client or asked_as
-        self._holders[self._names[node]] = node
-        return Reply(round_, self._names[node], frame, error_, accuracy, size, latency, asked_as)
+        self._names[node] = client
+        self._holders[client] = node
+        return Reply(round_, client, frame, error_, accuracy, size, latency, asked_as)
 
     def _bound(self, node: int, client: str) -> str:
         """Return ``client`` if ``node`` may answer for it: nobody answers in the name of another node's client."""

@@ -134,11 +134,11 @@ export class Fleet {
   }
 
   /** Send an answer. The same answer again is no other: the server takes what it lacks of it. */
-  async push(metadata: Metadata, piece: Piece, seconds: number): Promise<void> {
+  async push(metadata: Metadata, piece: Piece): Promise<void> {
     const { wanted, session } = pushResponse(
       await this.call(
         "push-messages",
-        pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree, seconds),
+        pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree),
       ),
     );
     for (const id of wanted) {

@@ -173,13 +173,16 @@ export class Node {
               acknowledged: 0,
               refusal: `this phone answers ${QUERY} with a frame, and nothing else; got ${metadata.type.slice(0, 60)}`,
             };
-      await fleet.confirm(metadata.runId, metadata.messageId);
     } catch (error) {
       if (isOver(error)) return this.drop();
       if (!(error instanceof ObjectError || error instanceof ProtoError)) throw error;
       question = { frame: null, acknowledged: 0, refusal: `a question that cannot be read: ${error.message}` };
     }
     await store.put({ inbox: { ...inbox, question } });
+    // Only now may the server forget it: a page that is closed in between still has all of it.
+    await fleet.confirm(metadata.runId, metadata.messageId).catch((error: unknown) => {
+      if (!isOver(error)) throw error;
+    });
     return "worked";
   }
 
@@ -201,7 +204,7 @@ export class Node {
         frame,
         acknowledged: question.acknowledged,
         config,
-        run: String(inbox.metadata.runId),
+        run: String(config["run-name"] || inbox.metadata.runId), // the same when the run goes on after a crash
         key: String(fleet.id),
       };
       result = changed
@@ -240,7 +243,7 @@ export class Node {
     if (fleet.now() > metadata.createdAt + metadata.ttl) delivered = false;
     else
       try {
-        await fleet.push(metadata, piece, sent.seconds);
+        await fleet.push(metadata, piece);
       } catch (error) {
         if (!isOver(error)) throw error;
         delivered = false;

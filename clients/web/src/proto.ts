@@ -228,12 +228,11 @@ export function pullObjectResponse(data: Uint8Array): Bytes | null {
   return read.uint(2) ? read.bytes(3) : null;
 }
 
-export function pushRequest(id: Id, metadata: Metadata, tree: Tree, seconds: number): Bytes {
-  const runtime = new Uint8Array(8);
-  new DataView(runtime.buffer).setFloat64(0, seconds, true);
+/** An answer. How long it took is left out: that grows with what a phone holds. */
+export function pushRequest(id: Id, metadata: Metadata, tree: Tree): Bytes {
   // The content travels as objects; here it is empty, but it must be there.
   const message = join(bytesAlways(1, writeMetadata(metadata)), bytesAlways(2, NOTHING));
-  return join(node(id), bytesAlways(2, message), bytesAlways(3, writeTree(tree)), bytesAlways(4, runtime));
+  return join(node(id), bytesAlways(2, message), bytesAlways(3, writeTree(tree)));
 }
 
 /** Which objects the server lacks, and the session in which to push them. */

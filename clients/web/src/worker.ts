@@ -6,31 +6,27 @@ import {
   type State,
   Surroundings,
   answer,
-  hex,
   openStore as openLedgerStore,
-  sha256,
 } from "./science.js";
 
 const store = openStore();
 let known: { readonly fingerprint: string; readonly surroundings: Surroundings } | null = null;
 
-/** The ledger of these examples: one for all runs on them, under the limit that it was begun with. */
-async function ledgerOf(job: Job, data: PrivateData, state: State | undefined): Promise<Ledger | string> {
+/** Whose the ledger is: this phone's owner, whatever examples are added or taken away. */
+const OWNER = "phone";
+
+/** The one ledger of this phone, for all runs, under the limit that it was begun with. */
+async function ledgerOf(job: Job, state: State | undefined): Promise<Ledger | string> {
   const open = await store;
-  const owner = hex(await sha256(bytes(data.x), bytes(data.y)));
-  const kept = await open.get<Budget | null>(`budget.${owner}`);
+  const kept = await open.get<Budget | null>(`budget.${OWNER}`);
   const guarded = job.config["protect"] !== "none";
   if (kept === null && guarded)
     return "this phone's data was used without a guarantee before; that cannot be undone by a later one";
   const limit = (await open.get<number>("limit")) ?? Number(job.config["epsilon"]);
   const budget = kept !== undefined ? kept : guarded ? { epsilon: limit, delta: Number(job.config["delta"]) } : null;
-  await open.put({ [`budget.${owner}`]: budget });
-  const seen = state?.data === owner ? state.ledger : null;
-  return Ledger.open(await openLedgerStore(`fedkd-ledger-${owner.slice(0, 32)}`), { owner, budget, seen });
+  await open.put({ [`budget.${OWNER}`]: budget });
+  return Ledger.open(await openLedgerStore(`fedkd-ledger-${OWNER}`), { owner: OWNER, budget, seen: state?.ledger ?? null });
 }
-
-const bytes = (values: Float32Array | Int32Array): Uint8Array =>
-  new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
 /** Return the answer to a question, or one line that says why there is none. */
 async function work(job: Job): Promise<Result> {
@@ -42,7 +38,7 @@ async function work(job: Job): Promise<Result> {
     open.get<State>("state"),
   ]);
   if (!about || !transfer || !data) return { refusal: "this phone has no data" };
-  const ledger = await ledgerOf(job, data, state);
+  const ledger = await ledgerOf(job, state);
   if (typeof ledger === "string") return { refusal: ledger };
   const inputs = { x: transfer.x, rows: about.rows, shape: about.shape };
   if (known?.fingerprint !== transfer.fingerprint)

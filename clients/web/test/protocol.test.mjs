@@ -31,7 +31,7 @@ const written = {
   get_run_request: (f) => page.aboutRequest(BigInt(f.node), BigInt(f.run)),
   pull_object_request: (f) => page.aboutRequest(BigInt(f.node), BigInt(f.run), f.object),
   confirm_request: (f) => page.aboutRequest(BigInt(f.node), BigInt(f.run), f.object),
-  push_request: (f) => page.pushRequest(BigInt(f.node), metadata(f.metadata), f.tree, f.seconds),
+  push_request: (f) => page.pushRequest(BigInt(f.node), metadata(f.metadata), f.tree),
   push_object_request: (f) =>
     page.pushObjectRequest(BigInt(f.node), BigInt(f.run), f.object, bytes(f.content), f.session),
   zeros: (f) =>

@@ -305,11 +305,9 @@ function pullObjectResponse(data) {
   if (!read2.uint(1)) throw new ProtoError("the server does not know an object of its own message");
   return read2.uint(2) ? read2.bytes(3) : null;
 }
-function pushRequest(id, metadata, tree, seconds) {
-  const runtime = new Uint8Array(8);
-  new DataView(runtime.buffer).setFloat64(0, seconds, true);
+function pushRequest(id, metadata, tree) {
   const message2 = join(bytesAlways(1, writeMetadata(metadata)), bytesAlways(2, NOTHING));
-  return join(node(id), bytesAlways(2, message2), bytesAlways(3, writeTree(tree)), bytesAlways(4, runtime));
+  return join(node(id), bytesAlways(2, message2), bytesAlways(3, writeTree(tree)));
 }
 function pushResponse(data) {
   const read2 = new Read(data);
@@ -627,11 +625,11 @@ var Fleet = class {
     return runResponse(await this.call("get-run", aboutRequest(this.id, run)));
   }
   /** Send an answer. The same answer again is no other: the server takes what it lacks of it. */
-  async push(metadata, piece, seconds) {
+  async push(metadata, piece) {
     const { wanted, session } = pushResponse(
       await this.call(
         "push-messages",
-        pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree, seconds)
+        pushRequest(this.id, { ...metadata, messageId: piece.tree.id }, piece.tree)
       )
     );
     for (const id of wanted) {
@@ -846,13 +844,15 @@ var Node = class {
         acknowledged: 0,
         refusal: `this phone answers ${QUERY} with a frame, and nothing else; got ${metadata.type.slice(0, 60)}`
       };
-      await fleet.confirm(metadata.runId, metadata.messageId);
     } catch (error) {
       if (isOver(error)) return this.drop();
       if (!(error instanceof ObjectError || error instanceof ProtoError)) throw error;
       question = { frame: null, acknowledged: 0, refusal: `a question that cannot be read: ${error.message}` };
     }
     await store.put({ inbox: { ...inbox, question } });
+    await fleet.confirm(metadata.runId, metadata.messageId).catch((error) => {
+      if (!isOver(error)) throw error;
+    });
     return "worked";
   }
   async answer(inbox, question) {
@@ -870,7 +870,8 @@ var Node = class {
         frame,
         acknowledged: question.acknowledged,
         config,
-        run: String(inbox.metadata.runId),
+        run: String(config["run-name"] || inbox.metadata.runId),
+        // the same when the run goes on after a crash
         key: String(fleet.id)
       };
       result = changed ? { refusal: `the run's ${changed} is not what this phone's owner agreed to` } : await this.means.answer(job);
@@ -901,7 +902,7 @@ var Node = class {
     if (fleet.now() > metadata.createdAt + metadata.ttl) delivered = false;
     else
       try {
-        await fleet.push(metadata, piece, sent.seconds);
+        await fleet.push(metadata, piece);
       } catch (error) {
         if (!isOver(error)) throw error;
         delivered = false;

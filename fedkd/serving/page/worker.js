@@ -4,26 +4,22 @@ import {
   Ledger,
   Surroundings,
   answer,
-  hex,
-  openStore as openLedgerStore,
-  sha256
+  openStore as openLedgerStore
 } from "./science.js";
 var store = openStore();
 var known = null;
-async function ledgerOf(job, data, state) {
+var OWNER = "phone";
+async function ledgerOf(job, state) {
   const open = await store;
-  const owner = hex(await sha256(bytes(data.x), bytes(data.y)));
-  const kept = await open.get(`budget.${owner}`);
+  const kept = await open.get(`budget.${OWNER}`);
   const guarded = job.config["protect"] !== "none";
   if (kept === null && guarded)
     return "this phone's data was used without a guarantee before; that cannot be undone by a later one";
   const limit = await open.get("limit") ?? Number(job.config["epsilon"]);
   const budget = kept !== void 0 ? kept : guarded ? { epsilon: limit, delta: Number(job.config["delta"]) } : null;
-  await open.put({ [`budget.${owner}`]: budget });
-  const seen = state?.data === owner ? state.ledger : null;
-  return Ledger.open(await openLedgerStore(`fedkd-ledger-${owner.slice(0, 32)}`), { owner, budget, seen });
+  await open.put({ [`budget.${OWNER}`]: budget });
+  return Ledger.open(await openLedgerStore(`fedkd-ledger-${OWNER}`), { owner: OWNER, budget, seen: state?.ledger ?? null });
 }
-var bytes = (values) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 async function work(job) {
   const open = await store;
   const [about, transfer, data, state] = await Promise.all([
@@ -33,7 +29,7 @@ async function work(job) {
     open.get("state")
   ]);
   if (!about || !transfer || !data) return { refusal: "this phone has no data" };
-  const ledger = await ledgerOf(job, data, state);
+  const ledger = await ledgerOf(job, state);
   if (typeof ledger === "string") return { refusal: ledger };
   const inputs = { x: transfer.x, rows: about.rows, shape: about.shape };
   if (known?.fingerprint !== transfer.fingerprint)
