@@ -154,7 +154,10 @@ def measure(kind: str, learner: str) -> dict[str, Any]:
         "processes_idle": int(after["processes"]),
         "seconds_first_round": round(waits[0], 2),
         "seconds_a_round": round(statistics.median(waits[1:]), 2),
-        "idle_cpu_percent": round(100 * (after["cpu"] - before["cpu"]) / IDLE, 1),
+        # A process that ends takes its seconds along, so that nothing can be said.
+        "idle_cpu_percent": None
+        if before["processes"] != after["processes"]
+        else round(100 * (after["cpu"] - before["cpu"]) / IDLE, 1),
         "answered": sum(row["metrics"]["answered"] for row in rows),
     }
 
