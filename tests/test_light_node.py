@@ -36,7 +36,7 @@ def made(home, **options):
 
 def test_a_unit_starts_the_node_and_lets_it_write_to_its_own_folders_only(tmp_path):
     service = read(made(tmp_path, python=Path("/opt/fedkd/bin/python"), user="pi"))["Service"]
-    assert service["ExecStart"] == f'"/opt/fedkd/bin/python" -m fedkd.fleet "{tmp_path}"'
+    assert service["ExecStart"] == f'"/opt/fedkd/bin/python" -P -m fedkd.fleet "{tmp_path}"'
     assert service["User"] == "pi"
     assert service["Environment"] == f'"FEDKD_HOME={tmp_path}/ledgers"'
     assert (service["ProtectSystem"], service["ProtectHome"]) == ("strict", "read-only")
