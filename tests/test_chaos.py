@@ -247,7 +247,8 @@ def test_nothing_of_a_healthy_node_is_lost_whatever_the_others_and_the_server_do
     for (round_, k), (status, why) in visible.items():
         assert (row(round_, k)["status"], why in row(round_, k)["error"]) == (status, True), (round_, k, row(round_, k))
     page = (tmp_path / "runs/chaos/report.html").read_text()
-    assert all(why in page for why in ("malformed reply", "frame has round 1, expected 2"))
+    assert "frame has round 1, expected 2" in page  # it shows the last reason of each client
+    assert "22 of 30 answers came in time" in page
     assert read_status(tmp_path / "runs/chaos").state == "done"
     summary = json.loads((tmp_path / "runs/chaos/summary.json").read_text())
     assert summary["finished"] is True
