@@ -29,6 +29,7 @@ from fedkd.fleet.wire import Fields, decode, encode
 from fedkd.frames import peek
 from fedkd.records import Release, TransferSet
 from fedkd.release import prepare
+from fedkd.softlabels import Array
 
 HEARTBEAT = 1800.0
 TCP_INFO = 11
@@ -108,13 +109,14 @@ class LightNode:
         source: str = "127.0.0.1",
         client: int | None = None,
         patient: bool = True,
+        longest: float = 20.0,
         **options: Any,
     ) -> None:
         """Be a node with ``key``, or a fresh one, whose ballots are released by ``chain``."""
         self.identity = Identity(key or ec.generate_private_key(ec.SECP256R1()))
         self.link = Device(where, context, self.identity, source, **options)
         self.transfer, self.chain, self.client, self.node_id = transfer, chain, client, 0
-        self.patient, self.refused, self.ended = patient, 0, threading.Event()
+        self.patient, self.longest, self.refused, self.ended = patient, longest, 0, threading.Event()
 
     def enter(self) -> None:
         """Say that this node is there, for long."""
@@ -154,9 +156,13 @@ class LightNode:
         client = self.client if self.client is not None else self.node_id
         query = decode_query(task.frame, self.transfer.fingerprint, len(self.transfer))
         rng = np.random.default_rng([client, header.round])
-        p = rng.dirichlet(np.full(query.classes, 0.3), len(query.indices)).astype(np.float32)
+        p = self.believe(rng, query.indices, query.classes)
         release = prepare(self.chain, Release(p, np.ones(len(p), np.float32)), rng)
         return answer_records(Answer(encode_release(release, query, client), None))
+
+    def believe(self, rng: np.random.Generator, rows: Array, classes: int) -> Array:
+        """Return soft labels (n, C) on ``rows``."""
+        return rng.dirichlet(np.full(classes, 0.3), len(rows)).astype(np.float32)
 
     def pack(self, task: Task, records: Records, **changed: Any) -> tuple[Fields, Parcel]:
         """Return the metadata and the objects of a message that answers ``task``."""
@@ -225,7 +231,7 @@ class LightNode:
 
     def wait(self, seconds: float) -> None:
         """Wait before a call is tried again; raise if the node was ended."""
-        if self.ended.wait(seconds):
+        if self.ended.wait(min(seconds, self.longest)):
             raise Unreachable("ended")
 
     def _tell(self, error: LinkError) -> None:
