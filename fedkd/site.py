@@ -23,7 +23,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -39,13 +38,12 @@ from fedkd.dataset import Dataset, as_inputs, fingerprint, labels_among, read
 from fedkd.errors import BudgetExhausted, CodecError, ConfigError, DataError, FedkdError, SpecError, did_you_mean
 from fedkd.federation import Federation, federation
 from fedkd.learner import is_factory, names_a_file
+from fedkd.logs import log
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
 from fedkd.records import TransferSet
 from fedkd.registry import parse
 from fedkd.tell import describe
-
-log = logging.getLogger("fedkd")
 
 NodeConfig = Mapping[str, Any]
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
