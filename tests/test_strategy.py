@@ -236,7 +236,7 @@ def test_a_device_with_data_of_its_own_takes_part_in_no_attack(tmp_path):
     grid = HereGrid(config, tmp_path)
     grid.contexts[100].node_config["data"] = f"npz:{tmp_path / 'mine.npz'}"
     rows = FederatedDistillation(config).start(grid=grid).reports[0].clients
-    assert "is for simulations; this client has data of its own" in rows["0"]["error"]
+    assert "is for simulations; this client has data of its own" in rows["node-64"]["error"]
     assert rows["1"]["status"] == "answered"
 
 
