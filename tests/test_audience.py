@@ -194,8 +194,8 @@ SETTINGS = {
 class Shaky(scene.Direct):
     """``absent`` (client, round) get no query; the answers of ``late`` ones come a round later; ``lost`` forget all."""
 
-    def __init__(self, sites, config, *, absent=(), late=(), lost=(), answers=None):
-        super().__init__(sites, config)
+    def __init__(self, sites, config, present=scene.always, *, absent=(), late=(), lost=(), answers=None):
+        super().__init__(sites, config, present)
         self.absent, self.late, self.lost = set(absent), set(late), set(lost)
         self.answers, self.held = answers, []
 
