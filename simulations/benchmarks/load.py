@@ -42,6 +42,7 @@ def settings(clients: int) -> dict[str, Any]:
     """Return the run: as much of a federation as needs no learning."""
     return {
         "clients": clients,
+        "rounds": ROUNDS,
         "transfer": f"split(size={ROWS})",
         "partition": "iid",
         "learner": "constant",
