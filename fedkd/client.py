@@ -49,7 +49,8 @@ class Site:
     ``test`` is a test set that a simulation evaluates local models on; a device has none. With ``protect = dp_sgd``
     or ``local``, ``ledger`` is the folder that remembers what was spent on this data, in which ``run`` names this run,
     and ``budget`` what its owner allows in all runs together; ``accept_loss`` goes on with the rest of a broken one.
-    ``learner`` is the model that its owner has chosen, if not the run's.
+    ``learner`` is the model that its owner has chosen, if not the run's. The ledger is of ``owner``, whatever data
+    are added later; of exactly these data where there is none.
     """
 
     key: int
@@ -64,6 +65,7 @@ class Site:
     budget: Budget | None = None
     accept_loss: bool = False
     learner: str | None = None
+    owner: str = ""
 
     def spec(self, config: Config) -> str:
         """Return the learner of this site: its own, or what the run deals it."""
@@ -254,7 +256,9 @@ def _charged(site: Site, config: Config, round_: int, digest: str, header: dict[
     if site.ledger is None or place not in ON_DEVICE:
         yield FREE
         return
-    own = hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
+    own = (
+        site.owner or hashlib.sha256(fingerprint(site.x).encode() + np.asarray(site.y, np.int64).tobytes()).hexdigest()
+    )
     seen = Head(*header["ledger"]) if header.get("ledger") else None
     with open_purse(site.ledger, config, own, site.budget, seen, accept_loss=site.accept_loss) as ledger:
         if place == "shares":

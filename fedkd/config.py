@@ -23,6 +23,8 @@ KEYS = ("samples", "classes")
 NOISES = ("system", "seeded")
 RESOLVED = "resolved"
 """Key of a run config that holds every value as it is meant, the preset applied."""
+RUN_NAME = "run-name"
+"""Key of a run config that names the run in the ledgers of its clients: the same when it goes on after a crash."""
 
 
 class Config(BaseModel):
@@ -73,13 +75,13 @@ class Config(BaseModel):
     deadline: float = Field(600.0, gt=0, description="seconds a round waits for answers")
     grace: float = Field(600.0, ge=0, description="seconds a round waits on after the quorum is met")
     late: bool = Field(True, description="count answers of an earlier round that arrive late")
-    remember: int = Field(5, ge=0, description="rounds for which the last ballot of a client that is away still counts")
+    remember: int = Field(5, ge=0, description="rounds for which the last ballot of a client away is kept and counts")
     evaluate: bool = Field(True, description="measure accuracy on test data; clients send theirs if protect = none")
     pooled: bool = Field(True, description="train the pooled-data reference after a simulation")
     threads: int = Field(1, ge=1, description="torch threads; more than 1 is faster and not bit-reproducible")
     output: str = Field("", description="run directory; empty: nothing is written")
     resume: bool = Field(False, description="continue from the checkpoint in output")
-    record: bool = Field(True, description="keep every round's ballots, so that fedkd replay can use them")
+    record: bool = Field(True, description="keep all ballots for fedkd replay; without, the last if remember > 0")
 
     @model_validator(mode="before")
     @classmethod
@@ -239,7 +241,7 @@ def _sentences(error: ValidationError, where: str | Mapping[str, str]) -> list[s
 
 def _given(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run config says beyond the defaults; all of it where the preset has been applied."""
-    values = {key.replace("-", "_"): value for key, value in run_config.items() if key != RESOLVED}
+    values = {key.replace("-", "_"): value for key, value in run_config.items() if key not in (RESOLVED, RUN_NAME)}
     if run_config.get(RESOLVED, False):
         return values
     defaults = {name: field.default for name, field in Config.model_fields.items()}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedkd.bench_device import Findings, Trial
     from fedkd.trial_round import Cost
 
-out = Console(highlight=False)
+out = Console(highlight=False, emoji=False)
 
 
 def bench_device(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import fedkd
 from fedkd.errors import ConfigError
+from fedkd.learner import with_whole_path
 
 if TYPE_CHECKING:
     from fedkd.fleet.home import Home
@@ -50,7 +52,8 @@ def join(
     if data is not None and demo is not None:
         raise ConfigError("--data and --demo both name the data; give one of them")
     given: dict[str, Any] = {
-        "data": _absolute(data), "learner": learner, "budget-epsilon": budget_epsilon, "budget-delta": budget_delta,
+        "data": _absolute(data), "learner": with_whole_path(learner) if learner else None,
+        "budget-epsilon": budget_epsilon, "budget-delta": budget_delta,
         "require-protect": require_protect, "allow-code": allow_code or None,
     }  # fmt: skip
     own = {key: value for key, value in given.items() if value is not None}
@@ -143,13 +146,23 @@ def _print_unit(home: Home) -> None:
 def _live(home: Home, *, once: bool) -> None:
     """Become the node: a process of its own, since this one holds what only a command line needs."""
     sys.stdout.flush()
-    words = [sys.executable, "-m", "fedkd.fleet", str(home.path), *(["--once"] if once else [])]
+    words = [str(home.path), *(["--once"] if once else [])]
     if os.name == "posix":
+        # -P: a folder that one happens to stand in must not decide what is imported.
+        command = [sys.executable, "-P", "-m", "fedkd.fleet", *words]
         with contextlib.suppress(OSError):  # under an emulator: then this process has to do
-            os.execv(sys.executable, words)
+            os.execve(sys.executable, command, _environment(dict(os.environ)))
     from fedkd.fleet.resident import main
 
-    raise typer.Exit(main(words[3:]))
+    raise typer.Exit(main(words))
+
+
+def _environment(environment: dict[str, str]) -> dict[str, str]:
+    """Return an environment in which the same fedkd is found, also one that is not installed."""
+    root = Path(fedkd.__file__).resolve().parents[1]
+    if root.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    return environment
 
 
 def _is_terminal() -> bool:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +22,7 @@ from fedkd.errors import ConfigError, ExtraError, SpecError, did_you_mean
 from fedkd.events import Event
 from fedkd.privacy.noise import Entropy
 from fedkd.records import TransferSet
-from fedkd.registry import Registry, split
+from fedkd.registry import Registry, parse, split
 from fedkd.softlabels import Array
 
 learner = Registry("learner")
@@ -449,7 +450,21 @@ def is_factory(spec: str) -> bool:
 
 def names_a_file(spec: str) -> bool:
     """Say whether ``spec`` is a learner that is read from a file, which must be on the device that builds it."""
-    return spec.partition("(")[0].partition(":")[0].strip() == onnx.__name__
+    try:
+        return parse(spec)[0] == onnx.__name__  # as it will be built: the text may spell a name in other ways
+    except SpecError:
+        return False
+
+
+def with_whole_path(spec: str) -> str:
+    """Return ``spec`` with the whole path of the file that it names, if it does: it may be read from another folder."""
+    if not names_a_file(spec):
+        return spec
+    name, options = parse(spec)
+    options = {"path" if key == "" else key: value for key, value in options.items()}
+    if isinstance(options.get("path"), str):
+        options["path"] = str(Path(options["path"]).expanduser().resolve())
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
 
 
 def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:

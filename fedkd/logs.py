@@ -41,6 +41,7 @@ def configure(format_: str | None = None) -> None:
     for handler in [one for one in log.handlers if isinstance(one, _OurHandler)]:
         log.removeHandler(handler)
     handler = _OurHandler(sys.stderr)
+    handler.addFilter(Redaction())  # a logger's own filters do not see what its children log
     handler.setFormatter(JsonLines() if chosen == "json" else TextLines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -127,8 +128,8 @@ class TextLines(logging.Formatter):
 
 
 def tell(event: str, *, level: int = logging.INFO, **facts: Any) -> None:
-    """Log an event with its facts: plain values, nothing private. Costs nothing while nobody listens."""
-    if log.isEnabledFor(level):
+    """Log an event with its facts: plain values, nothing private. Costs nothing while nobody listens to events."""
+    if log.isEnabledFor(logging.INFO):  # of any level: else Python itself would print "failed" beside our error line
         known = {key: _plain(value) for key, value in facts.items() if value is not None}
         log.log(level, event, extra={"facts": known})
 

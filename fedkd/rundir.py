@@ -66,13 +66,14 @@ class RunDirectory:
         if config.resume:  # maybe from round 1: then there is no checkpoint yet, and clients repeat what they answered
             self.clients.mkdir(exist_ok=True)
             return
+        if self.checkpoint.exists() or self.metrics.exists():  # else whoever is about to run this has just named it
+            self.identity.unlink(missing_ok=True)
         for file in (
             self.checkpoint,
             self.metrics,
             self.table,
             self.student,
             self.summary,
-            self.identity,
             self.status,
             self.path / "report.html",
         ):
@@ -86,7 +87,9 @@ class RunDirectory:
     def name_in_ledger(self) -> str:
         """Return the name under which this run is charged, ever the same until it is begun anew."""
         if not self.identity.exists():
-            write_atomic(self.identity, f"{self.path.name[:60]}-{uuid.uuid4().hex}".encode())
+            plain = "".join(c for c in self.path.name if c.isascii() and (c.isalnum() or c in "-_"))[:60]
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.identity, f"run-{plain}-{uuid.uuid4().hex}".encode())
         return self.identity.read_text(encoding="utf-8")
 
     def rewrite(self, reports: Sequence[RoundReport]) -> None:

@@ -83,7 +83,7 @@ def _served(terms: Any) -> Any:
 
 @pki_app.command(name="init")
 def pki_init(folder: Folder = None, host: Hosts = None, force: Force = False) -> None:
-    """Make a certificate authority and a server's certificate; what is there already stays unless --force."""
+    """Make a certificate authority and a server's certificate; refuses where there is one, unless --force."""
     from fedkd.serving import pki
 
     made = pki.init(_pki_folder(folder), host or [], force=force)

@@ -21,9 +21,10 @@ own, it names no file of the node's and no code to run there. The *node config* 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +33,26 @@ from typing import Any
 import numpy as np
 
 from fedkd.client import Answer, Site, answer, spec_of
-from fedkd.config import Config
+from fedkd.config import RUN_NAME, Config
 from fedkd.dataset import Dataset, as_inputs, fingerprint, labels_among, read
 from fedkd.errors import BudgetExhausted, CodecError, ConfigError, DataError, FedkdError, SpecError, did_you_mean
 from fedkd.federation import Federation, federation
 from fedkd.learner import is_factory, names_a_file
+from fedkd.logs import log
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
 from fedkd.records import TransferSet
+from fedkd.registry import parse
 from fedkd.tell import describe
 
-log = logging.getLogger("fedkd")
-
 NodeConfig = Mapping[str, Any]
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What names of runs look like: they become names of folders and of releases."""
+
+AS_AGREED = ("protect", "noise", "keys", "release", "expertise", "evidence", "learner")
+"""Keys of a run that decide what leaves a device, and in which form: as its owner saw them, or no answer."""
+AT_MOST = ("epsilon", "delta", "rounds")
+"""Keys of which a run may have less than its owner saw, but not more."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +84,21 @@ def respond(
     run_id: int,
     node_id: int,
     common: Common | None = None,
+    agreed: Mapping[str, Any] | None = None,
 ) -> Answer | Refusal:
     """Answer the query in ``frame``. An error of this client is an answer too, and never stops a round.
 
-    Without ``common`` the transfer set is that which the run config names.
+    Without ``common`` the transfer set is that which the run config names. ``agreed`` is the run config that the owner
+    of this node said yes to, where there was one.
     """
     try:
         key = client_key(node_config, node_id)
         config = config_of(json.dumps(dict(run_config), sort_keys=True))
         check_terms(config, node_config, key)
-        site = site_of(config, node_config, run_id=run_id, node_id=node_id, common=common)
+        if agreed is not None:
+            check_agreed(config, config_of(json.dumps(dict(agreed), sort_keys=True)), node_config)
+        run = name_of_run(run_config, run_id)
+        site = site_of(config, node_config, run=run, node_id=node_id, common=common)
         return answer(site, frame, config, acknowledged)
     except Exception as error:  # a user's model may raise anything
         return refuse(error, node_config, node_id)
@@ -106,9 +119,8 @@ def refuse(error: Exception, node_config: NodeConfig, node_id: int) -> Refusal:
         return Refusal(who, type(error).__name__ if own else describe(error))
     log.warning("client %s: %s", who, error)
     # What is wrong with the server's settings or frames may be told; about a device's own things, only the kind.
-    told = isinstance(error, (BudgetExhausted, CodecError, ConfigError, SpecError))
-    if isinstance(error, SpecError) and "learner" in node_config:
-        told = False
+    # A model that is built may say what it found there, whoever named it.
+    told = isinstance(error, (BudgetExhausted, CodecError, ConfigError))
     text = f"{type(error).__name__}: {error}"
     if not told and "data" in node_config:
         text = f"{type(error).__name__} (see the device's log)"
@@ -137,11 +149,28 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
             f"learner {spec!r} is code that the run names, and this node has data of its own: its owner must set "
             "learner or allow-code"
         )
+    if own and not is_factory(spec):
+        try:
+            parse(spec)
+        except SpecError as error:
+            raise ConfigError(str(error)) from None
     if own and names_a_file(spec):
         raise ConfigError(
             f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "
             "must set learner"
         )
+
+
+def check_agreed(config: Config, agreed: Config, node_config: NodeConfig) -> None:
+    """Raise :class:`ConfigError` if a run asks for another thing, or for more, than was ``agreed`` on joining."""
+    same = [key for key in AS_AGREED if key != "learner" or "learner" not in node_config]
+    for key in (*same, *AT_MOST):
+        asked, said = getattr(config, key), getattr(agreed, key)
+        if asked > said if key in AT_MOST else asked != said:
+            most = " at most" if key in AT_MOST else ""
+            raise ConfigError(
+                f"the run has {key} = {asked!r}, this node's owner agreed to {said!r}{most}: join again to agree anew"
+            )
 
 
 def check_requirement(required: str) -> None:
@@ -167,9 +196,7 @@ def client_key(node_config: NodeConfig, node_id: int) -> int:
         raise ConfigError("partition-id must be a whole number") from None
 
 
-def site_of(
-    config: Config, node_config: NodeConfig, *, run_id: int, node_id: int, common: Common | None = None
-) -> Site:
+def site_of(config: Config, node_config: NodeConfig, *, run: str, node_id: int, common: Common | None = None) -> Site:
     """Return what this client owns: its own data where the node names some, else its share of a simulation."""
     key = client_key(node_config, node_id)
     own = node_config.get("data")
@@ -190,7 +217,7 @@ def site_of(
         shared = shared_data(config, str(node_config.get("transfer", config.transfer)))
         x, y = _private(shared, key, config.clients)
         test, common = shared.test() if config.evaluate else None, _common(shared)
-    state = _state_directory(config, node_config, run_id)
+    state = _state_directory(config, node_config, run)
     return Site(
         key=key,
         x=x,
@@ -200,7 +227,8 @@ def site_of(
         test=test,
         state=state / f"{key}.safetensors",
         ledger=_ledger_directory(node_config, state / f"ledger-{key}", x),
-        run=str(run_id) if _outlives(node_config) else "run",
+        owner="" if own is None else _owner(str(own)),
+        run=run if _outlives(node_config) else "run",
         budget=budget_of(node_config),
         accept_loss=bool(node_config.get("accept-ledger-loss", False)),
         learner=str(node_config["learner"]) if "learner" in node_config else None,
@@ -222,10 +250,31 @@ def _outlives(node_config: NodeConfig) -> bool:
     return not node_config.get("simulated", False) and bool({"data", "state-dir", "ledger-dir"} & set(node_config))
 
 
+def name_of_run(run_config: Mapping[str, Any], run_id: int) -> str:
+    """Return what ledgers call a run: the name that it keeps when a server goes on with it, or else Flower's number.
+
+    A server that gives two runs one name gains nothing: with other settings the second is refused, and no round that
+    was begun is trained again.
+    """
+    name = str(run_config.get(RUN_NAME) or "")
+    if name and not RUN.fullmatch(name):
+        raise ConfigError(
+            f"{RUN_NAME} must be 1 to 100 letters, digits, dots, dashes or underscores, got {name[:40]!r}"
+        )
+    return name or str(run_id)
+
+
+def _owner(data: str) -> str:
+    """Return whose ledger that of a device is: of the place where its data lie, whatever is added to them later."""
+    return hashlib.sha256(f"data of {data}".encode()).hexdigest()
+
+
 def _ledger_directory(node_config: NodeConfig, default: Path, x: np.ndarray) -> Path:
     """Return where the ledger of private inputs ``x`` lies: a device has one for all runs."""
     if "ledger-dir" in node_config:
         return Path(str(node_config["ledger-dir"]))
+    if "data" in node_config:
+        return remembers() / "ledgers" / _owner(str(node_config["data"]))[:32]
     if _outlives(node_config):
         return remembers() / "ledgers" / fingerprint(x)[:32]
     return default
@@ -252,12 +301,12 @@ def _private(shared: Federation, key: int, clients: int) -> tuple[np.ndarray, np
     return shared.private(key)
 
 
-def _state_directory(config: Config, node_config: NodeConfig, run_id: int) -> Path:
+def _state_directory(config: Config, node_config: NodeConfig, run: str) -> Path:
     if "state-dir" in node_config:
         return Path(str(node_config["state-dir"]))
     if "data" not in node_config and config.output and Path(config.output).is_dir():  # on the server's own machine
         return Path(config.output) / "clients"
-    return remembers() / "state" / str(run_id)
+    return remembers() / "state" / run
 
 
 def remembers() -> Path:

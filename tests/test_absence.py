@@ -6,6 +6,7 @@ from rounds_scene import CLOCK, ROWS, TRUTH, Network, loop, settings, truthful, 
 
 from fedkd import collect
 from fedkd.absence import Kept, kept, of_the_absent, onto
+from fedkd.files import load_arrays
 from fedkd.records import Query, Release
 
 
@@ -76,6 +77,18 @@ def test_where_the_server_may_not_hold_single_ballots_it_keeps_none():
     assert collect.remembers(Config()) and not collect.remembers(Config(remember=0))
     assert not collect.remembers(Config(preset="private_clients"))
     assert collect.remembers(Config(preset="private"))
+
+
+@pytest.mark.parametrize("rounds", [0, 5])
+def test_a_checkpoint_without_records_has_what_remember_keeps_and_says_so(rounds, tmp_path):
+    from fedkd.config import Config
+
+    given = settings(rounds=1, remember=rounds, record=False)
+    path = tmp_path / "checkpoint.safetensors"
+    loop(given, checkpoint=path).run(Network(truthful, truthful))
+    kept_there = [name for name in load_arrays(path)[0] if name.startswith("ballot.")]
+    assert bool(kept_there) is bool(rounds)
+    assert "the last if remember > 0" in str(Config.model_fields["record"].description)
 
 
 def test_the_newest_word_counts_and_old_ones_end_by_hand():

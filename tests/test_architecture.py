@@ -112,6 +112,7 @@ def test_within_fedkd_imports_point_down(path):
         "import fedkd.config; fedkd.config.resolve(sets=['rounds=5'])",
         "import fedkd.report, fedkd.compare",
         "import fedkd.rounds, fedkd.client, fedkd.codec",
+        "import fedkd.fleet.resident, fedkd.join_cli",
     ],
 )
 def test_the_light_half_never_loads_a_framework(statement):

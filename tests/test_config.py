@@ -23,7 +23,7 @@ def problems(**keys):
 
 def test_the_keys_and_defaults_in_pyproject_are_those_of_the_model():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert pyproject["tool"]["flwr"]["app"]["config"] == {**Config().to_run_config(), "resolved": False}
+    assert pyproject["tool"]["flwr"]["app"]["config"] == {**Config().to_run_config(), "resolved": False, "run-name": ""}
 
 
 def test_what_flower_carries_reads_back_as_the_same_configuration():

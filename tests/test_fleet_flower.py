@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from front_stand_in import Front, serving
 
 from fedkd.config import Config
 from fedkd.fleet.home import Home
+from fedkd.flower import launch
 from fedkd.recording import path_of
 
 pytestmark = pytest.mark.slow
@@ -27,11 +29,11 @@ CONFIG = Config(
 class Warm:
     """A node as its owner starts it, in a process of its own, on data in ``folder``."""
 
-    def __init__(self, folder, port, k, **more):
+    def __init__(self, folder, url, k, *, once=False):
         folder.mkdir(exist_ok=True)
         self.folder, self.k, self.log = folder, k, folder / "log"
-        words = [f"http://127.0.0.1:{port}/", "--insecure", "--demo", str(k), "--home", str(folder / "home")]
-        words += [word for key, value in more.items() for word in (f"--{key}", value)]
+        plain = ["--insecure"] if url.startswith("http:") else []
+        words = [url, *plain, "--demo", str(k), "--home", str(folder / "home"), *(["--once"] if once else [])]
         self.start(["join", *words])
 
     def start(self, words):
@@ -98,7 +100,7 @@ def test_a_node_answers_as_a_stock_supernode_does_to_the_byte_and_keeps_its_name
     with superlink(tmp_path / "link", app_dir=ROOT) as center:
         front = Front(first, center.address)
         with serving(front) as port:
-            node = warm(tmp_path / "node", port, 0)
+            node = warm(tmp_path / "node", f"http://127.0.0.1:{port}/", 0)
             node.until("online")
             name = node.name
             assert node.end() == 130
@@ -127,7 +129,7 @@ def test_nodes_that_die_when_they_have_answered_have_answered(tmp_path, warm):
     with superlink(tmp_path / "link", app_dir=ROOT) as center:
         front = Front(config, center.address)
         with serving(front) as port:
-            nodes = [warm(tmp_path / f"node-{k}", port, k) for k in range(2)]
+            nodes = [warm(tmp_path / f"node-{k}", f"http://127.0.0.1:{port}/", k) for k in range(2)]
             for node in nodes:
                 node.until("online")
             run = center.link.submit(ROOT, config.to_run_config())
@@ -154,7 +156,7 @@ def test_a_superlink_that_is_started_again_finds_its_nodes_as_they_were(tmp_path
             with superlink(tmp_path / turn, app_dir=ROOT, arguments=kept) as center:
                 front.fleet = center.address
                 if turn == "first":
-                    node = warm(tmp_path / "node", port, 0)
+                    node = warm(tmp_path / "node", f"http://127.0.0.1:{port}/", 0)
                     node.until("online")
                     name = node.name
                     continue
@@ -164,3 +166,32 @@ def test_a_superlink_that_is_started_again_finds_its_nodes_as_they_were(tmp_path
         assert front.requests.count("/v1/fleet/register-node") == 1
         assert "502" in node.said()
     assert rows(tmp_path / "run")[0]["metrics"]["answered"] == 1
+
+
+def test_a_node_joins_a_served_run_over_tls_by_a_code_that_works_once(tmp_path, warm):
+    home, log = tmp_path / "server", tmp_path / "log"
+    sets = ("learner=linear", "student=none", "clients=1", "rounds=1", "local_epochs=1", "pooled=false")
+    words = ["serve", *(word for pair in sets for word in ("--set", pair)), "--demo", "--host", "127.0.0.1"]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "fedkd", *words, "--port", "0", "--home", str(home), "--name", "run"],
+            cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 90
+        while not (url := re.search(r"https://127[^' ]+#code=[^' ]+", log.read_text())):
+            assert time.monotonic() < end and server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        node = warm(tmp_path / "node", url[0], 0, once=True)
+        node.until("online")
+        late = warm(tmp_path / "late", url[0], 0)
+        assert late.process.wait(60) == 2
+        assert "error /fedkd/join: the server says no (403)" in late.said()
+        assert node.process.wait(120) == 0, node.said()
+        assert "round 1  answered" in node.said()
+        assert server.wait(60) == 0, log.read_text()
+    finally:
+        launch.end(server)
+        launch.end_all({"FLWR_HOME": f"{home}/flower/flwr"})
+    assert rows(tmp_path / "runs" / "run")[0]["metrics"]["answered"] == 1

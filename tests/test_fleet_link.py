@@ -159,6 +159,42 @@ def test_what_is_no_certificate_has_no_pin():
         trusting("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
 
+def padded():
+    """Return an authority whose base64 ends in padding, where a lenient reader stops."""
+    return next(ca for ca in iter(authority, None) if "=" in pem(ca))
+
+
+def test_what_stands_beside_the_pinned_certificate_is_refused_and_not_kept(tmp_path):
+    ca, other = padded(), authority("somebody")
+    both = pem(ca) + pem(other)
+    for text in (both, pem(other) + pem(ca), "subject=anybody\n" + pem(ca), pem(ca) + "\n#"):
+        with pytest.raises(Untrusted, match="one and nothing else"):
+            check_pin(text, pin(ca))
+    front = Plain(ca)
+    front.said["/fedkd/ca.crt"] = 200, both.encode()
+    front.ca = None
+    with (
+        serving(front, server_context(tmp_path, other)) as port,
+        pytest.raises(Untrusted, match="one and nothing else"),
+    ):
+        contact(Invitation.of(f"https://127.0.0.1:{port}/#code=1&ca={pin(ca)}"), Home(tmp_path / "home"))
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_authority_is_kept_as_it_was_read_and_a_kept_one_is_one(tmp_path):
+    ca, other = authority(), authority("somebody")
+    front = Plain(ca)
+    front.said["/fedkd/ca.crt"] = 200, pem(ca).replace("\n", "\r\n").encode()
+    front.ca = None
+    home = Home(tmp_path / "home")
+    with serving(front, server_context(tmp_path, ca)) as port:
+        contact(Invitation.of(f"https://127.0.0.1:{port}/#code=1&ca={pin(ca)}"), home).close()
+    assert home.known_authority() == pem(ca)
+    home.keep_authority(pem(ca) + pem(other))
+    with pytest.raises(Untrusted, match="one and nothing else"):
+        trusting(home.known_authority())
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

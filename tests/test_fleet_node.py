@@ -12,6 +12,7 @@ from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
 from fedkd.envelope import query_records, read_answer_records
 from fedkd.errors import ConfigError, Rejected
+from fedkd.fleet import home as homes
 from fedkd.fleet import node as nodes
 from fedkd.fleet.home import Home, Pending, Settings
 from fedkd.fleet.identity import Identity
@@ -165,6 +166,46 @@ def test_a_message_that_was_taken_is_answered_by_the_next_process(trial, port, m
         _, (frame, *_) = trial.answer_to(name)
     assert decode_release(frame, trial.question())[0] == 1
     assert trial.fleet.calls.count("register-node") == 1
+
+
+def test_a_message_that_was_taken_and_not_fetched_is_answered_by_the_next_process(trial, port, monkeypatch):
+    """Objects of some MB take their time: a node that is stopped meanwhile is not handed the message again."""
+    enrolled(trial, port)
+    name = trial.ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "_object", dies)
+        with pytest.raises(Death):
+            trial.node(port).run()
+        assert "confirm-message-received" not in trial.fleet.calls
+    with trial.living(port):
+        _, (frame, *_) = trial.answer_to(name)
+    assert decode_release(frame, trial.question())[0] == 1
+
+
+def test_nothing_is_confirmed_before_it_would_survive_a_power_cut(trial, port, monkeypatch):
+    enrolled(trial, port)
+    trial.ask()
+    order = []
+    genuine = homes.save_arrays
+
+    def save(path, arrays, header, *, durable=True, secret=False):
+        order.append(("kept", durable, bool(header["tree"])))
+        genuine(path, arrays, header, durable=durable, secret=secret)
+
+    monkeypatch.setattr(homes, "save_arrays", save)
+    trial.fleet.spoil = lambda route, fields: order.append(route)
+    with trial.living(port):
+        trial.fleet.wait_for_answers(1)
+    assert order.index("pull-messages") < order.index(("kept", True, True)) < order.index("pull-object")
+    assert order.index("pull-object") < order.index(("kept", True, False)) < order.index("confirm-message-received")
+
+
+def test_a_message_whose_objects_the_server_denies_is_refused_once(trial, port):
+    enrolled(trial, port)
+    trial.fleet.spoil = lambda route, fields: (404, b"", {}) if route == "pull-object" else None
+    with trial.living(port):
+        _, (_, _, _, error) = trial.answer_to(trial.ask())
+    assert "the server says no (404)" in error
 
 
 class Death(BaseException):
@@ -371,6 +412,14 @@ def test_the_terms_of_a_run_come_from_the_server_and_those_of_the_node_from_its_
         until(lambda: trial.fleet.keys)
         _, (_, _, _, error) = trial.answer_to(trial.ask())
     assert error == "ConfigError: this node answers only with protect = any, the run has protect = 'none'"
+
+
+def test_a_run_that_asks_for_more_than_was_announced_is_refused(trial, port):
+    trial.fleet.config = CONFIG.model_copy(update={"rounds": 500})
+    with trial.living(port):
+        until(lambda: trial.fleet.keys)
+        _, (_, _, _, error) = trial.answer_to(trial.ask())
+    assert error.endswith("rounds = 500, this node's owner agreed to 2 at most: join again to agree anew")
 
 
 def test_a_run_config_of_nonsense_is_refused(trial, port):

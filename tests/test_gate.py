@@ -2,8 +2,10 @@
 
 import asyncio
 import gzip
+import hashlib
 import json
 import logging
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -12,6 +14,7 @@ import safetensors.numpy
 from devices import Device, ask, ask_async
 
 from fedkd.errors import FedkdError
+from fedkd.serving import front as front_module
 from fedkd.serving.front import SECURITY, Offer, front, page_files
 from fedkd.serving.gate import ROUTES, Gate, Limits, snapshot, state_of
 from fedkd.serving.invites import Registry
@@ -221,6 +224,38 @@ def test_all_bodies_together_are_held_within_bounds(tmp_path):
     assert scene.gate._held == 0
 
 
+def test_what_waits_for_the_superlink_is_held_and_one_key_has_few_calls_under_way(tmp_path):
+    scene = Scene(tmp_path, held=1500, calls=1)
+    other = Device()
+    scene.registry.add(other.pem, "other")
+
+    async def together():
+        arrived, ready = asyncio.Event(), asyncio.Event()
+
+        async def slow(request):
+            arrived.set()
+            await ready.wait()
+            return httpx.Response(200, content=b"pong")
+
+        scene.gate.upstream = httpx.AsyncClient(transport=httpx.MockTransport(slow), base_url="https://127.0.0.1:1")
+
+        def push(device):
+            how = {"method": "POST", "headers": device.headers(), "body": b"x" * 1000}
+            return ask_async(scene.app, "/v1/fleet/push-object", **how)
+
+        one = asyncio.create_task(push(scene.device))
+        await arrived.wait()
+        second, others = await push(scene.device), await push(other)
+        ready.set()
+        return (await one).status, second, others
+
+    status, second, others = asyncio.run(together())
+    assert (status, second.status, others.status) == (200, 503, 503)
+    assert "calls with this key are under way" in second.json["error"]
+    assert "as much as it can hold" in others.json["error"]
+    assert scene.gate._held == len(scene.gate._calls) == 0
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
     scene = Scene(tmp_path, upload=0.05)
 
@@ -258,6 +293,18 @@ def test_who_guesses_is_not_listened_to_for_long(tmp_path):
     assert guesses == [403, 403, 403, 429, 429]
     assert scene.fleet(device=Device()).status == 429
     assert scene.fleet().status == 200  # a member behind the same address goes on
+
+
+def test_who_guessed_too_often_waits_with_the_right_code_too(tmp_path):
+    scene = Scene(tmp_path, failures_rate=0.1, failures_burst=3)
+    code, device = scene.registry.invite(), Device()
+    assert [scene.post("/fedkd/join", Device().join(f"guess{i}")).status for i in range(3)] == [403] * 3
+    early = scene.post("/fedkd/join", device.join(code))
+    assert (early.status, early.headers["retry-after"]) == (429, "11")
+    assert scene.registry.seats_left() == 1
+    assert scene.post("/fedkd/join", device.join(code), client="192.0.2.8").status == 200
+    scene.ticks.now += 10
+    assert scene.post("/fedkd/join", device.join(code)).status == 200
 
 
 def test_a_second_device_with_the_same_key_is_told_so_while_the_first_goes_on(scene):
@@ -397,6 +444,51 @@ def test_shares_are_offered_for_a_demonstration_only(scene):
         assert ask(scene.app, f"/fedkd/shard/{k}").status == 404
     app = front(Offer({}, b"", b"", FINGERPRINT), scene.gate, scene.register, page=scene.page)
     assert ask(app, "/fedkd/shard/0").status == 404
+
+
+def test_a_share_is_made_once_while_it_is_remembered_and_hashed_once(scene, monkeypatch):
+    made = []
+
+    def shard(k):
+        made.append(k)
+        return b"x" * 100
+
+    app = front(replace(scene.offer, shard=shard, shards=9), scene.gate, scene.register, page=scene.page)
+    monkeypatch.setattr(front_module.hashlib, "sha256", lambda content: made.append("hash") or hashlib.md5(content))
+    assert [ask(app, path).status for path in ("/", "/fedkd/shard/3", "/", "/fedkd/shard/3")] == [200] * 4
+    assert made == [3, "hash"]
+
+
+def test_long_answers_go_out_in_slices_and_so_many_at_a_time(scene, monkeypatch):
+    monkeypatch.setattr(front_module, "SLICE", 1000)
+    monkeypatch.setattr(front_module, "DOWNLOADS_EACH", 1)
+    app = front(scene.offer, scene.gate, scene.register, page=scene.page)
+    path = f"/fedkd/transfer/{FINGERPRINT}"
+
+    async def together():
+        sent, ready = [], asyncio.Event()
+
+        async def slow(scope, receive, send):
+            async def write(message):
+                sent.append(message)
+                await ready.wait()
+                await send(message)
+
+            await app(scope, receive, write)
+
+        one = asyncio.create_task(ask_async(slow, path))
+        while not sent:
+            await asyncio.sleep(0)
+        full, short = await ask_async(app, path), await ask_async(app, "/fedkd/ca.crt")
+        elsewhere = await ask_async(app, path, client="192.0.2.8")
+        ready.set()
+        return await one, sent[1:], full, short.status, elsewhere.status, (await ask_async(app, path)).status
+
+    whole, sent, full, *statuses = asyncio.run(together())
+    assert whole.body == b"x" * 5000
+    assert [(len(part["body"]), part.get("more_body", False)) for part in sent] == [(1000, True)] * 4 + [(1000, False)]
+    assert (full.status, full.headers["retry-after"]) == (503, "6")
+    assert statuses == [200, 200, 200]
 
 
 def test_the_page_is_what_lay_there_at_the_start_and_nothing_else(scene, tmp_path):

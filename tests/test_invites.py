@@ -99,6 +99,39 @@ def test_a_member_is_found_by_name_node_id_or_mark_and_nearly(registry):
         registry.revoke("")
 
 
+@pytest.mark.parametrize("name", ["1234567", " 0 ", "abcdef012345", "ABCDEF012345", "123456789012"])
+def test_no_device_takes_a_name_by_which_another_might_be_meant(registry, name):
+    assert registry.add(Device().pem, name).name == f"node-{name.strip()}"
+    assert registry.add(Device().pem, "abcdef01234").name == "abcdef01234"
+
+
+def test_a_word_that_means_two_nodes_revokes_neither(registry):
+    device, other = Device(), Device()
+    registry.add(device.pem, "first")
+    registry.settle(device.pem.decode(), "1234567")
+    registry.add(other.pem, "second")
+    registry.path.write_text(registry.path.read_text().replace('"second"', '"1234567"'))  # by an earlier fedkd
+    with pytest.raises(FedkdError, match=r"'1234567' may be 'first' \(key .*, id 1234567\), '1234567' \(key"):
+        registry.revoke("1234567")
+    assert all(member.revoked is None for member in registry.members())
+    assert registry.revoke(registry.member(other.pem).mark).key == other.pem.decode()
+    assert registry.revoke("1234567").name == "first"  # the other one is out
+
+
+def test_who_is_asking_is_known_while_another_writes(registry, tmp_path, clock):
+    device, later = Device(), Device()
+    registry.add(device.pem, "pi")
+    found = []
+    with registry._changing():  # a slow disk, or another process that holds the file
+        asking = threading.Thread(target=lambda: found.append(registry.member(device.pem).name), daemon=True)
+        asking.start()
+        asking.join(timeout=5)
+        assert found == ["pi"]
+    Registry(tmp_path / "members.json", clock=clock).add(later.pem, "later")
+    assert registry.member(later.pem).name == "later"
+    assert [member.name for member in registry.members()] == ["pi", "later"]
+
+
 def test_an_admission_that_came_to_nothing_gives_the_seat_back(registry):
     code, device = registry.invite(), Device()
     member = registry.admit(code, device.pem, "pi")

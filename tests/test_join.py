@@ -13,6 +13,7 @@ from fedkd import join_cli
 from fedkd.cli import app
 from fedkd.config import Config
 from fedkd.errors import ConfigError, DataError, LinkError, Rejected, SpecError
+from fedkd.fleet import resident
 from fedkd.fleet.home import Home
 from fedkd.fleet.joining import Invitation, with_terms
 
@@ -225,3 +226,11 @@ def test_a_relative_path_of_data_is_kept_whole(tmp_path, monkeypatch):
     assert join_cli._absolute("npz:mine.npz") == f"npz:{tmp_path / 'mine.npz'}"
     assert join_cli._absolute("digits") == "digits"
     assert join_cli._absolute("npz(path='x')") == "npz(path='x')"
+
+
+@pytest.mark.parametrize("arguments", [[], ["one", "two"], ["--twice"], ["FOLDER"]])
+def test_the_process_of_a_node_says_in_one_line_what_it_lacks(arguments, tmp_path, capsys):
+    assert resident.main([str(tmp_path / word) if word == "FOLDER" else word for word in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "expected: python -m fedkd.fleet FOLDER" in said or "there is no node in" in said

@@ -1,15 +1,20 @@
 """What one peer may ask: buckets, one holder a key, and connections that do not linger."""
 
 import contextlib
+import random
 import socket
 import threading
 import time
 
+import httpx
 import pytest
 import uvicorn
 
 from fedkd.serving import limits as limits_module
-from fedkd.serving.limits import Buckets, Holders, Patience, impatient, whose
+from fedkd.serving.front import SLICE, Offer, front
+from fedkd.serving.gate import Gate
+from fedkd.serving.invites import Registry
+from fedkd.serving.limits import Buckets, Holders, Patience, Places, impatient, whose
 
 
 class Ticks:
@@ -50,8 +55,15 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+SERVERS = {}
+
+
+def connections(address):
+    return list(SERVERS[address].server_state.connections)
+
+
 @contextlib.contextmanager
-def running(patience, **settings):
+def running(patience, app=app, **settings):
     """Run uvicorn on loopback as the front does; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
@@ -64,6 +76,7 @@ def running(patience, **settings):
             end = time.monotonic() + 10
             while not server.started and time.monotonic() < end:
                 time.sleep(0.01)
+            SERVERS[listener.getsockname()] = server
             yield listener.getsockname()
         finally:
             server.should_exit = True
@@ -124,3 +137,58 @@ def test_one_peer_has_so_many_connections_and_gets_others_when_it_closes_some():
                     if another.recv(100):
                         return
             raise AssertionError("the place of a closed connection was never free")
+
+
+FINGERPRINT = "ab" * 32
+LENGTH = 16_000_000
+
+
+@pytest.fixture
+def transfer(tmp_path):
+    """Return the front's app with a transfer set that no buffer of the system holds."""
+    gate = Gate(Registry(tmp_path / "members.json"), httpx.AsyncClient())
+    return front(Offer({}, b"", random.Random(0).randbytes(LENGTH), FINGERPRINT), gate, lambda key, name: "1")
+
+
+def asking(address):
+    """Return a connection with little room that has asked for the transfer set."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    connection.settimeout(20)
+    connection.connect(address)
+    connection.sendall(f"GET /fedkd/transfer/{FINGERPRINT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return connection
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_who_asks_and_does_not_read_costs_little_memory_and_is_cut_off(transfer):
+    with running(Patience(progress=0.5), app=transfer) as address, asking(address):
+        until(lambda: any(c.flow.write_paused for c in connections(address)))
+        assert all(c.transport.get_write_buffer_size() <= 2 * SLICE for c in connections(address))
+        until(lambda: not connections(address))
+
+
+def test_who_reads_slowly_gets_everything_however_long_it_takes(transfer):
+    with running(Patience(request=0.1), app=transfer, timeout_keep_alive=1) as address, asking(address) as connection:
+        start, got = time.monotonic(), 0
+        while got < LENGTH:
+            more = connection.recv(65_536)
+            assert more, f"cut off after {got} bytes"
+            got += len(more)
+            time.sleep(max(0.0, 1.8 * got / LENGTH - (time.monotonic() - start)))
+
+
+def test_places_are_so_many_for_each_and_so_many_in_all():
+    places = Places(each=2, most=3)
+    assert [places.take(name) for name in "aaabb"] == [True, True, False, True, False]
+    places.leave("a")
+    assert (places.take("b"), places.take("c"), len(places)) == (True, False, 3)
+    for name in "abb":
+        places.leave(name)
+    assert len(places) == len(places._taken) == 0

@@ -76,6 +76,8 @@ def test_without_a_format_nothing_is_logged_and_nothing_is_changed(stream):
     handlers = list(logs.log.handlers)
     logs.configure()
     logs.tell("answer", run="a")
+    with pytest.raises(ValueError), logs.telling("a"):
+        raise ValueError("the command line says this")
     assert stream() == ""
     assert logs.log.handlers == handlers
 
@@ -107,6 +109,16 @@ def test_what_a_foreign_exception_says_is_in_no_log_but_where_it_was_raised_is(s
     assert "ValueError" in text
     assert "test_logs.py" in text
     assert "client 3 failed" in text
+
+
+def test_loggers_below_ours_are_redacted_too(stream):
+    logs.configure("text")
+    try:
+        raise ValueError(MARKER)
+    except ValueError:
+        logging.getLogger("fedkd.serving").exception("the warden failed")
+    assert "ValueError (text withheld" in (text := stream())
+    assert MARKER not in text
 
 
 def test_of_a_chain_of_exceptions_each_is_redacted():

@@ -121,7 +121,7 @@ ROW = {"status", "bytes_up", "bytes_down", "local", "error"}
 """What is told of a client that hides something; ``local`` is then None."""
 MEASURED = {
     "student", "ensemble", "local_mean", "local_best", "local_worst", "student_nll", "student_ece", "teacher_nll",
-    "teacher_ece", "teacher_entropy", "coverage", "asked", "answered", "bytes_up", "bytes_down",
+    "teacher_ece", "teacher_entropy", "coverage", "asked", "answered", "away", "bytes_up", "bytes_down",
 }  # fmt: skip
 
 SECRET = "patient 17 has label 3"

@@ -1,6 +1,7 @@
 """The real thing on loopback: a SuperLink behind our front, outsiders who try, devices that join, runs that resume."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -13,18 +14,27 @@ from pathlib import Path
 
 import httpx
 import pytest
+import safetensors.numpy
 from devices import PROTOBUF, Device
+from rich.console import Console
+from typer.testing import CliRunner
 
+import fedkd
+from fedkd.cli import app
 from fedkd.config import Config
+from fedkd.dataset import fingerprint
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.flower import launch
+from fedkd.frames import VERSION
+from fedkd.preflight import check_data
 from fedkd.serving import pki
+from fedkd.serving.board import TerminalBoard, qr
 from fedkd.serving.center import Executor, center
 from fedkd.serving.front import Offer
 from fedkd.serving.gate import Gate, Traffic
 from fedkd.serving.home import Home, Terms, held, invitation, join_url, listening
 from fedkd.serving.invites import Registry
-from fedkd.serving.service import Warden, await_nodes, front_of, serve
+from fedkd.serving.service import Warden, await_nodes, front_of, offer_of, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAN = ("learner=constant", "student=none", "expertise=uniform", "evidence=none", "clients=2", "rounds=2")
@@ -126,14 +136,115 @@ def test_a_join_url_names_the_server_its_port_the_code_and_the_pin(tmp_path):
     assert join_url(Terms("", "::1", 1), "C", ca).startswith("https://[::1]:1/#")
 
 
-def test_the_command_line_exits_with_2(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "fedkd", "serve", "--database", "dsik", "--home", "home"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+def test_the_command_line_exits_with_2_and_leaves_no_name_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        words = ["--host", "127.0.0.1", "--port", str(taken), "--home", "home", "--name", "mine"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fedkd", "serve", *words],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.strip() == "error unknown database 'dsik'. Did you mean 'disk'? Known: disk, memory."
-    assert not (tmp_path / "runs").exists()
+    assert done.stderr == f"error port {taken} is in use: choose another with --port\n"
+    assert not (tmp_path / "runs" / "mine").exists()
+
+
+def test_the_commands_beside_a_server_invite_list_add_and_revoke(tmp_path):
+    home = Home(tmp_path / "home")
+    made = pki.init(home.pki, ["10.0.0.5"])
+    Terms(str(home.folder), "0.0.0.0", 8443, "10.0.0.5").write(home.terms)
+    _, public = pki.node_key(home.pki, "pi")
+
+    def nodes(*words):
+        done = CliRunner().invoke(app, ["nodes", *words, "--home", str(home.folder)], env={"COLUMNS": "200"})
+        if isinstance(done.exception, FedkdError):
+            return str(done.exception)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    url = nodes("invite", "--seats", "3").strip()
+    code = re.fullmatch(rf"join with: fedkd join 'https://10\.0\.0\.5:8443/#code=(.+)&ca={_pin(made)}'", url)[1]
+    registry = Registry(home.registry)
+    registry.admit(code, Device().pem, "[red]phone")
+    assert nodes("add", str(public)).startswith("pi is let in")
+    assert "Did you mean" in nodes("revoke", "pii")
+    nodes("revoke", "pi")
+    listed = nodes("list")
+    assert re.search(r"\[red\]phone +never seen", listed)
+    assert re.search(r"pi +revoked", listed)
+    assert "2 nodes, 2 seats left" in listed
+    assert "start a server first" in CliRunner().invoke(app, ["nodes", "list", "--home", "none"]).exception.args[0]
+
+
+def _pin(made):
+    return pki.pin(made.ca.read_bytes())
+
+
+def test_a_server_tells_devices_what_they_need_and_no_path_of_its_own(tmp_path):
+    config = CONFIG.model_copy(update={"output": "/srv/secret", "resume": True})
+    shared = check_data(config)
+    offer = offer_of(config, "first", shared, pki.init(tmp_path / "pki"), demo=True)
+    about = dict(offer.about)
+    assert Config.from_run_config(about.pop("config")) == CONFIG
+    assert about == {
+        "fedkd": fedkd.__version__, "wire": VERSION, "name": "first", "classes": 10, "class_names": None,
+        "shape": [1, 8, 8], "rows": 400, "fingerprint": shared.transfer.fingerprint, "shards": 2,
+    }  # fmt: skip
+    x = safetensors.numpy.load(offer.transfer)["x"]
+    assert (x.shape, fingerprint(x)) == ((400, 1, 8, 8), offer.fingerprint)
+    share = safetensors.numpy.load(offer.shard(1))
+    assert (share["x"] == shared.private(1)[0]).all()
+    assert (share["y"] == shared.private(1)[1]).all()
+    assert offer_of(config, "first", shared, pki.Pki(tmp_path / "pki"), demo=False).shards == 0
+
+
+def test_a_terminal_gets_a_code_to_scan_and_others_plain_lines():
+    url = "https://10.0.0.5:8443/#code=abc&ca=" + "0" * 32
+    for terminal in (True, False):
+        text = io.StringIO()
+        console = Console(file=text, force_terminal=terminal, width=100)
+        with TerminalBoard(console) as board:
+            board.invite(url)
+            board.nodes([])
+        assert url in text.getvalue()
+        assert ("\u2580" in text.getvalue()) == terminal  # half blocks
+    assert len({len(line) for line in qr(url).splitlines()}) == 1  # a rectangle
+
+
+class Refusing:
+    """A SuperLink behind which one node cannot be registered and one not taken back."""
+
+    def __init__(self):
+        self.control = self.executor = self
+        self.gone = []
+
+    def keep(self):
+        return False
+
+    def register(self, key, name):
+        if name == "bad":
+            raise FedkdError("HTTP 500")
+        return "7"
+
+    def unregister(self, node_id):
+        if node_id == "1":
+            raise FedkdError("HTTP 500")
+        self.gone.append(node_id)
+
+
+def test_one_node_that_the_superlink_refuses_keeps_no_other_waiting(tmp_path):
+    home, board, behind = Home(tmp_path), Lines(), Refusing()
+    registry = Registry(home.registry)
+    for name, node_id in {"stuck": "1", "leaves": "2", "bad": "", "good": ""}.items():
+        member = registry.add(Device().pem, name)
+        registry.settle(member.key, node_id)
+    for name in ("stuck", "leaves"):
+        registry.revoke(name)
+    Warden(home, registry, Gate(registry, httpx.AsyncClient()), behind, board).look()
+    assert behind.gone == ["2"]
+    assert {member.name: member.node_id for member in registry.members()}["good"] == "7"
+    assert board.lines == ["leaves was revoked", "good is registered as node 7"]
+    assert len(board.rows) == 4
 
 
 # Outsiders, with Flower's own processes behind.

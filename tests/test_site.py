@@ -12,7 +12,7 @@ from fedkd import site
 from fedkd.client import Answer
 from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
-from fedkd.errors import ConfigError
+from fedkd.errors import ConfigError, SpecError
 from fedkd.records import Query
 from fedkd.site import Common, Refusal, respond
 
@@ -37,10 +37,10 @@ def question(config=CONFIG):
     return query, encode_query(query, len(shared.transfer))
 
 
-def ask(config, node_config, common=None, frame=None):
+def ask(config, node_config, common=None, frame=None, agreed=None):
     return respond(
         frame or question()[1], 0, run_config=config.to_run_config(), node_config=node_config, run_id=5, node_id=9,
-        common=common,
+        common=common, agreed=agreed and agreed.to_run_config(),
     )  # fmt: skip
 
 
@@ -123,6 +123,34 @@ def test_an_owner_may_insist_on_a_protection(required, protect, answers, mine):
         assert not Path(mine["state-dir"]).exists()
 
 
+CENTRAL = Config(**{**CONFIG.model_dump(), "protect": "central", "epsilon": 1.0, "evidence": "none", "late": False,
+                    "record": False, "preset": "expert"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("agreed", "asked", "words"),
+    [
+        (CENTRAL, {"epsilon": 1000.0}, "the run has epsilon = 1000.0, this node's owner agreed to 1.0 at most"),
+        (CENTRAL, {"delta": 1e-3}, "delta = 0.001"), (CENTRAL, {"rounds": 500}, "rounds = 500"),
+        (CENTRAL, {"protect": "none", "epsilon": 0.0}, "protect = 'none'"), (CONFIG, {"rounds": 3}, "rounds = 3"),
+        (CONFIG, {"keys": "classes", "evidence": "none"}, "keys = 'classes'"),
+        (CONFIG, {"expertise": "density"}, "expertise = 'density'"), (CONFIG, {"release": "float32"}, "release = "),
+        (CONFIG, {"learner": "constant"}, "learner = 'constant'"), (CONFIG, {"evidence": "none"}, "evidence = 'none'"),
+    ],
+)  # fmt: skip
+def test_a_run_gets_no_more_than_the_owner_said_yes_to(agreed, asked, words, mine, monkeypatch):
+    monkeypatch.setattr(site, "answer", lambda *given: pytest.fail("it was about to answer"))
+    said = ask(agreed.model_copy(update=asked), mine, common(), agreed=agreed)
+    assert words in said.error
+    assert said.error.endswith("join again to agree anew")
+
+
+def test_a_run_may_ask_for_less_or_learn_in_another_way(mine):
+    changed = {"rounds": 1, "aggregate": "median", "learning_rate": 0.01, "learner": "linear"}
+    own = {**mine, "learner": "constant"}
+    assert isinstance(ask(CONFIG.model_copy(update=changed), own, common(), agreed=CONFIG), Answer)
+
+
 def test_a_protection_with_known_noise_is_none(mine):
     config = Config(**{**CONFIG.model_dump(), "protect": "dp_sgd", "epsilon": 8.0, "noise": "seeded",
                        "evidence": "none", "evaluate": False})  # fmt: skip
@@ -150,7 +178,13 @@ def test_unless_its_owner_allows_it_or_has_a_model_of_its_own(allowed, mine, mon
     assert seen == [allowed.get("learner", "site_model:make")]
 
 
-@pytest.mark.parametrize("spec", ["onnx:/etc/shadow", "onnx(path='/etc/shadow', head='none')"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "onnx:/etc/shadow", "onnx(path='/etc/shadow', head='none')", "(onnx)(path='/etc/shadow')",
+        "\uff4f\uff4e\uff4e\uff58(path='/etc/shadow')", "onnx\\\n(path='/etc/shadow')",
+    ],
+)  # fmt: skip
 def test_a_file_that_the_run_names_is_not_read_beside_own_data(spec, mine, monkeypatch):
     asked = CONFIG.model_copy(update={"learner": spec})
     with monkeypatch.context() as patch:
@@ -170,9 +204,67 @@ def test_a_model_that_cannot_hide_examples_is_refused_before_the_budget_is_charg
         assert not ledger.exists()
 
 
+PRIVATE = {
+    "preset": "private", "clients": 4, "student": "none",
+    "protect": "dp_sgd(rate=1.0, clip=0.1, examples=50, step=0.3)", "epsilon": 3.0, "rounds": 2,
+    "learner": "linear(dimensions=5)", "local_epochs": 2,
+}  # fmt: skip
+
+
+def asked_in(round_, config, node_config, name, run_id):
+    shared = site.shared_data(config)
+    rows = len(shared.transfer)
+    frame = encode_query(Query(round_, np.arange(rows), 10, shared.transfer.fingerprint), rows, "float16")
+    return respond(
+        frame, 0, run_config={**config.to_run_config(), "run-name": name}, node_config=node_config, run_id=run_id,
+        node_id=9, common=common(),
+    )  # fmt: skip
+
+
+def test_a_run_that_goes_on_under_another_number_is_not_charged_again(mine):
+    config = Config(**PRIVATE)
+    node = {**mine, "budget-epsilon": 3.0, "budget-delta": config.delta}
+    assert isinstance(asked_in(1, config, node, "run-a", 5), Answer)
+    assert isinstance(asked_in(2, config, node, "run-a", 6), Answer)
+    assert "budget" in asked_in(1, config, node, "run-b", 7).error.lower()
+    assert "run-name must be" in asked_in(1, config, node, "../x", 8).error
+
+
+def test_more_data_in_the_same_place_renew_no_budget(mine, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDKD_HOME", str(tmp_path / "remembers"))
+    config = Config(**PRIVATE)
+    node = {key: value for key, value in mine.items() if key != "ledger-dir"}
+    node |= {"budget-epsilon": 3.0, "budget-delta": config.delta}
+    assert isinstance(asked_in(1, config, node, "run-a", 5), Answer)
+    path = Path(node["data"].removeprefix("npz:"))
+    kept = dict(np.load(path))
+    more = {key: np.concatenate([values, values[:1]]) for key, values in kept.items()}
+    np.savez(path, **more)
+    assert "budget" in asked_in(2, config, node, "run-b", 6).error.lower()  # round 1 would get the same bytes again
+
+
 def test_what_is_wrong_with_the_owners_model_is_not_told(mine):
     said = ask(CONFIG, {**mine, "learner": "ward7_patients:make"}, common())
     assert said == Refusal("1", "SpecError (see the device's log)")
+
+
+def test_what_a_model_says_when_it_is_built_is_not_told_whoever_named_it(mine, monkeypatch):
+    def finds(*given, **named):
+        raise SpecError("cannot read /home/ward7/model: Permission denied")
+
+    monkeypatch.setattr("fedkd.client.make_learner", finds)
+    assert ask(CONFIG, mine, common()) == Refusal("1", "SpecError (see the device's log)")
+
+
+def test_a_learner_that_cannot_be_read_is_refused_before_it_is_built(mine):
+    config = CONFIG.model_copy(update={"learner": "[onnx][0](path='/etc/shadow')"})
+    assert "ConfigError: cannot read" in site.refuse(terms_error(config, mine), mine, 9).error
+
+
+def terms_error(config, node_config):
+    with pytest.raises(ConfigError) as caught:
+        site.check_terms(config, node_config, 1)
+    return caught.value
 
 
 def test_a_number_that_is_none_is_answered_by_the_nodes_own_name(mine):

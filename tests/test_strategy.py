@@ -16,7 +16,7 @@ from fedkd.config import Config
 from fedkd.errors import QuorumError
 from fedkd.flower import messages
 from fedkd.flower.apps import client
-from fedkd.flower.strategy import FederatedDistillation
+from fedkd.flower.strategy import FederatedDistillation, GridExchange
 from fedkd.frames import peek, varint
 
 CONFIG = Config(
@@ -226,7 +226,7 @@ def test_own_data_of_another_kind_is_refused_and_the_others_go_on(tmp_path):
     grid = HereGrid(CONFIG, tmp_path)
     grid.contexts[100].node_config["data"] = f"npz:{tmp_path / 'mine.npz'}"
     rows = FederatedDistillation(CONFIG).start(grid=grid).reports[0].clients
-    assert rows["0"]["error"] == "DataError (see the device's log)"  # its text may name the device's paths
+    assert rows["node-64"]["error"] == "DataError (see the device's log)"  # its text may name the device's paths
     assert rows["1"]["status"] == "answered"
 
 
@@ -236,7 +236,7 @@ def test_a_device_with_data_of_its_own_takes_part_in_no_attack(tmp_path):
     grid = HereGrid(config, tmp_path)
     grid.contexts[100].node_config["data"] = f"npz:{tmp_path / 'mine.npz'}"
     rows = FederatedDistillation(config).start(grid=grid).reports[0].clients
-    assert "is for simulations; this client has data of its own" in rows["0"]["error"]
+    assert "is for simulations; this client has data of its own" in rows["node-64"]["error"]
     assert rows["1"]["status"] == "answered"
 
 
@@ -273,6 +273,35 @@ def test_a_refusal_in_the_name_of_another_is_its_senders_own(tmp_path):
         assert report.clients["1"]["status"] == "answered"
         assert "in the name of client 1" in report.clients["2"]["error"]
     assert reports[3].clients["1"]["bytes_down"] == reports[3].clients["0"]["bytes_down"]
+
+
+def test_a_refusal_binds_its_node_to_nobody():
+    """Else a member could take away the ballot of a client that is away, or its name, with a line of text."""
+    grid = OneAnswer()
+    exchange = GridExchange(grid, ttl=9.0)
+    grid.reply = messages.error_content("7", "no")
+    exchange.ask(1, b"", {}, {})
+    (refused,) = exchange.poll(1.0)
+    assert (refused.client, refused.error) == ("node-64", "no")
+    assert exchange._holders == {}
+    exchange._names[100], exchange._holders["3"] = "3", 100
+    exchange.ask(2, b"", {}, {})
+    (refused,) = exchange.poll(1.0)
+    assert refused.client == "3"
+
+
+class OneAnswer(HereGrid):
+    """A grid of one node, which gives ``reply`` to everything."""
+
+    def __init__(self):
+        super().__init__(CONFIG.model_copy(update={"clients": 1}), "", lambda asked, reply: [reply])
+
+    def push_messages(self, asked):
+        asked = list(asked)
+        for message in asked:
+            message.metadata.__dict__["_message_id"] = key = uuid.uuid4().hex
+            self.replies[key] = [Message(self.reply, reply_to=message)]
+        return [message.metadata.message_id for message in asked]
 
 
 def test_nodes_that_are_told_the_same_share_one_message(tmp_path):

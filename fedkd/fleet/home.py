@@ -47,7 +47,8 @@ class Pending:
     """A message that was taken from the server and is not answered yet, or whose answer has not all arrived.
 
     A server hands out a message once, so it must outlive its node. ``metadata`` are Flower's: of the query while
-    there is no ``reply``, then of the reply. An answer that is sent again is the same to the byte, salt included.
+    there is no ``reply``, then of the reply. A ``tree`` names objects that have yet to be fetched. An answer that is
+    sent again is the same to the byte, salt included.
     """
 
     metadata: Mapping[str, Any]
@@ -55,6 +56,7 @@ class Pending:
     acknowledged: int = 0
     error: str = ""
     reply: Records | None = None
+    tree: Mapping[str, Any] | None = None
 
 
 class Home:
@@ -151,13 +153,15 @@ class Home:
             frame = arrays["frame"].tobytes()
             if reply is not None:
                 reply = {name: _unpacked(values, frame) for name, values in reply.items()}
-            return Pending(header["metadata"], frame, header["acknowledged"], header["error"], reply)
+            return Pending(
+                header["metadata"], frame, header["acknowledged"], header["error"], reply, header.get("tree")
+            )
         except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
             self.done()
             return None
 
     def keep(self, pending: Pending) -> None:
-        """Write the message that the node is busy with, so that it survives the node."""
+        """Write the message that the node is busy with, so that it survives the node and its power."""
         frame, reply = pending.frame, None
         if pending.reply is not None:
             reply = {name: _packed(values) for name, values in pending.reply.items()}
@@ -168,10 +172,11 @@ class Home:
             "acknowledged": pending.acknowledged,
             "error": pending.error,
             "reply": reply,
+            "tree": pending.tree,
         }
         array = {"frame": np.frombuffer(frame, np.uint8)}
         try:
-            save_arrays(self._pending, array, header, durable=False, secret=True)
+            save_arrays(self._pending, array, header, secret=True)
         except OSError as error:
             raise ConfigError(f"cannot write to the node's folder {self.path}: {error.strerror}") from None
 

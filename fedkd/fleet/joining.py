@@ -20,15 +20,16 @@ from safetensors.numpy import load
 
 from fedkd.config import Config, mixed
 from fedkd.dataset import as_inputs, labels_among, read
-from fedkd.errors import DataError, LinkError
+from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, SpecError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
 from fedkd.fleet.link import Address, Link, blind, check_pin, read_json, trusting
 from fedkd.frames import VERSION
-from fedkd.learner import check
-from fedkd.protect import ON_DEVICE, protection_of
+from fedkd.learner import Training, check, check_private, make_learner
+from fedkd.protect import ON_DEVICE, protection_of, spending
 from fedkd.registry import parse
 from fedkd.site import Common, check_terms, outline
+from fedkd.tell import describe
 
 MAX_ABOUT = 1024 * 1024
 MAX_TRANSFER = 512 * 1024 * 1024
@@ -69,10 +70,10 @@ def contact(invitation: Invitation, home: Home, *, bandwidth: float | None = Non
             known = stranger.get("/fedkd/ca.crt", limit=MAX_ABOUT).decode("ascii", "replace")
         finally:
             stranger.close()
-        check_pin(known, invitation.pin)
+        known = check_pin(known, invitation.pin)
         home.keep_authority(known)
     elif known is not None and invitation.pin:
-        check_pin(known, invitation.pin)
+        known = check_pin(known, invitation.pin)
     return Link(address, trusting(known), bandwidth=bandwidth)
 
 
@@ -150,7 +151,7 @@ def with_terms(node_config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[
     """Return the node config with what was announced as its terms, where its owner has set none of its own.
 
     Later runs of the same server are held to them: the protection by its name and, where this node adds the noise
-    itself, the budget.
+    itself, the budget. Besides, no run gets more than what was announced: :func:`fedkd.site.check_agreed`.
     """
     config, terms = config_of(told), dict(node_config)
     chosen = protection_of(config)
@@ -164,12 +165,36 @@ def with_terms(node_config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[
 
 def check_node(node_config: Mapping[str, Any], told: Mapping[str, Any], common: Common) -> tuple[int, tuple[int, ...]]:
     """Return how many examples a node has and their shape; raise before it joins if the run cannot suit it."""
+    config = config_of(told)
     if "learner" in node_config:
         check(str(node_config["learner"]))
-    check_terms(config_of(told), node_config, int(node_config.get("partition-id", 0)))
+    check_terms(config, node_config, int(node_config.get("partition-id", 0)))
     mine = read(str(node_config["data"]))
     labels_among(mine, outline(common))
+    if "learner" in node_config:
+        _try_learner(str(node_config["learner"]), config, common)
+    if protection_of(config).place in ON_DEVICE:
+        try:
+            spending(config)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"what protect = {config.protect!r} costs is computed with {error.name}, which is not installed. Run: "
+                "pip install 'dp-accounting>=0.6,<0.7'"
+            ) from None
     return len(mine.x), as_inputs(mine.x[:1]).shape[1:]
+
+
+def _try_learner(spec: str, config: Config, common: Common) -> None:
+    """Raise unless this node's own learner can be made for the run's inputs, and hide examples where it has to."""
+    shape = common.transfer.inputs.shape[1:]
+    try:
+        made = make_learner(spec, shape=shape, classes=common.classes, training=Training(), seed=0)
+        if protection_of(config).place == "training":
+            check_private(made, spec, shape)
+    except FedkdError:
+        raise
+    except Exception as error:  # its owner's factory may raise anything
+        raise SpecError(f"learner {spec!r}: {describe(error)}") from None
 
 
 def words(

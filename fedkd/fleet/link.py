@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -10,6 +11,7 @@ import io
 import ipaddress
 import json
 import random
+import re
 import socket
 import ssl
 import time
@@ -29,6 +31,8 @@ MAX_ERROR = 64 * 1024
 SLICE = 16 * 1024
 PIN = 32
 """Hex digits of the authority's SHA-256 in a join URL: 128 bits."""
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/\s]+={0,2})\r?\n-----END CERTIFICATE-----")
+"""A certificate in PEM. Nothing is matched twice here: it takes time in proportion to its text, whatever that is."""
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses of a server that may say something else a little later."""
 BROKEN = (http.client.HTTPException, OSError, EOFError)
@@ -78,7 +82,7 @@ def trusting(authority: str | None) -> ssl.SSLContext:
         context.load_default_certs()
     else:
         try:
-            context.load_verify_locations(cadata=authority)
+            context.load_verify_locations(cadata=only_certificate(authority))
         except ssl.SSLError:
             raise Untrusted("the server's authority is not a certificate in PEM") from None
     return context
@@ -92,18 +96,32 @@ def blind() -> ssl.SSLContext:
     return context
 
 
-def check_pin(authority: str, pin: str) -> None:
-    """Raise :class:`Untrusted` unless the ``authority`` (PEM) is the one whose SHA-256 starts with ``pin``."""
+def only_certificate(text: str) -> str:
+    """Return the one certificate that ``text`` (PEM) is, written anew; raise :class:`Untrusted` if there is more.
+
+    OpenSSL believes every certificate of a text. Only what was read here may reach it, or a pin would hold for one
+    certificate and let in another that stands beside it.
+    """
+    found = CERTIFICATE.fullmatch(text.strip())
     try:
-        der = ssl.PEM_cert_to_DER_cert(authority.strip())
+        der = base64.b64decode("".join(found[1].split()), validate=True) if found else b""
     except ValueError:
-        raise Untrusted("what the server calls its authority is not a certificate in PEM") from None
-    found = hashlib.sha256(der).hexdigest()[:PIN]
+        der = b""
+    if not der:
+        raise Untrusted("the server's authority is not a certificate in PEM, one and nothing else")
+    return ssl.DER_cert_to_PEM_cert(der)
+
+
+def check_pin(authority: str, pin: str) -> str:
+    """Return the ``authority`` (PEM), written anew; raise :class:`Untrusted` unless its SHA-256 starts with ``pin``."""
+    only = only_certificate(authority)
+    found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(only)).hexdigest()[:PIN]
     if len(pin) != PIN or found != pin.lower():
         raise Untrusted(
             f"the server's authority has the fingerprint {found}, the join address says {pin or 'none'}: "
             "somebody may be in between, or the address is of another server"
         )
+    return only
 
 
 class Link:
@@ -309,7 +327,8 @@ def _refused(what: str, status: int, content: bytes) -> Rejected:
 def _certificate(error: ssl.SSLCertVerificationError) -> str:
     said = error.verify_message or "its certificate is not trusted"
     clock = "; is this machine's clock right?" if "expired" in said or "not yet valid" in said else ""
-    return f"its certificate is not trusted: {said}{clock}"
+    local = "; does the address end in ca=...? Put all of it in single quotes" if "local issuer" in said else ""
+    return f"its certificate is not trusted: {said}{clock}{local}"
 
 
 def _reason(error: BaseException) -> str:

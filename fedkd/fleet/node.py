@@ -90,11 +90,11 @@ class Node:
                 try:
                     self._beat()
                     pending = self.home.pending() or self._pull()
-                    strays = 0
                     if pending is not None:
                         answered += self._serve(pending)
-                        heard = time.monotonic()
+                        heard, strays = time.monotonic(), 0
                         continue
+                    strays = 0
                     if once and answered and self._is_over(self._last_run):
                         return answered
                 except Rejected as error:
@@ -172,29 +172,35 @@ class Node:
     # Messages.
 
     def _pull(self) -> Pending | None:
-        """Return the next message that the server has for this node, safely on the disk, or None."""
+        """Return the next message that the server has for this node, whose name is safely on the disk, or None."""
         found = self._call("pull-messages", "PullMessages", self._me())
         messages, trees = found["messages_list"], found["message_object_trees"]
         if not messages:
             return None
         if not trees or messages[0]["metadata"] is None:
             raise CodecError("the server handed out a message without its objects")
-        metadata = messages[0]["metadata"]
-        try:
-            frame, acknowledged = self._open(metadata, trees[0])
-            pending = Pending(metadata, frame, acknowledged)
-        except CodecError as error:
-            pending = Pending(metadata, error=str(error))
-        except Rejected as error:
-            if error.status != OVER:
-                raise
-            self.observe("over", {"run": metadata["run_id"]})
-            return None
-        self.home.keep(pending)
-        self._confirm(metadata)
+        pending = Pending(messages[0]["metadata"], tree=trees[0])
+        self.home.keep(pending)  # before anything is fetched: nobody hands it out again
         return pending
 
-    def _open(self, metadata: Fields, tree: Fields) -> tuple[bytes, int]:
+    def _fetched(self, pending: Pending) -> Pending:
+        """Return a message with its frame, safely on the disk; only then does the server forget it."""
+        assert pending.tree is not None
+        metadata = pending.metadata
+        try:
+            frame, acknowledged = self._open(metadata, pending.tree)
+            whole = Pending(metadata, frame, acknowledged)
+        except CodecError as error:
+            whole = Pending(metadata, error=str(error))
+        except Rejected as error:
+            if error.status in FORGOTTEN:
+                raise
+            whole = Pending(metadata, error=str(error))  # asked again, it would say the same again
+        self.home.keep(whole)
+        self._confirm(metadata)
+        return whole
+
+    def _open(self, metadata: Mapping[str, Any], tree: Mapping[str, Any]) -> tuple[bytes, int]:
         """Return the frame of a message and the round that it acknowledges; fetches the objects of it."""
         if metadata["dst_node_id"] != self.node_id:
             raise CodecError(f"message for node {metadata['dst_node_id']}, not for this one")
@@ -235,6 +241,8 @@ class Node:
         try:
             if self._expired(pending):
                 return 0
+            if pending.tree is not None:
+                pending = self._fetched(pending)
             if pending.reply is None:
                 pending = self._reply(pending)
                 self.home.keep(pending)
@@ -280,6 +288,7 @@ class Node:
                 run_id=run_id,
                 node_id=self.node_id,
                 common=self.common,
+                agreed=self.settings.about.get("config"),
             )
         records = refusal_records(said.client, said.error) if isinstance(said, Refusal) else answer_records(said)
         now = self.link.clock.now()

@@ -71,7 +71,9 @@ def frugal() -> Callable[[], None]:
     """Have freed memory go back to the system, where the C library can be told so; return what gives back the rest."""
     try:
         library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, 64 * 1024)  # else it grows with the largest array that was ever freed
+        # Else it grows with the largest array that was ever freed. A smaller one gives back no more, and asking the
+        # system for every array took a third of the time of a round on 6000 images.
+        library.mallopt(_MMAP_THRESHOLD, 4 * 2**20)
         trim = library.malloc_trim
     except (OSError, AttributeError, TypeError):  # not the GNU library
         return lambda: None

@@ -22,7 +22,7 @@ After=network-online.target time-sync.target
 User={user}
 WorkingDirectory={home}
 Environment={remembers}
-ExecStart={python} -m fedkd.fleet {home_argument}
+ExecStart={python} -P -m fedkd.fleet {home_argument}
 Restart=on-failure
 RestartSec=30
 # 2 is bad input, which is as bad the next time; 130 is a node that was asked to stop.

@@ -281,12 +281,16 @@ class GridExchange:
         try:
             size = size_of(message.content)
             frame, accuracy, client, error_ = read_answer(message.content)
-            client = self._bound(node, str(peek(frame).client) if frame is not None else client or asked_as)
+            if frame is None:
+                self._bound(node, client or asked_as)
+                # Who refuses says nothing that could be checked: it speaks for whom it was heard as, or for its node.
+                return Reply(round_, self._name(node), None, error_, accuracy, size, latency, asked_as)
+            client = self._bound(node, str(peek(frame).client))
         except (FedkdError, CodecError, KeyError, ValueError, TypeError, AttributeError) as error:
             return Reply(round_, asked_as, None, f"{type(error).__name__}: {error}", None, 0, latency, asked_as)
-        self._names[node] = client or asked_as
-        self._holders[self._names[node]] = node
-        return Reply(round_, self._names[node], frame, error_, accuracy, size, latency, asked_as)
+        self._names[node] = client
+        self._holders[client] = node
+        return Reply(round_, client, frame, error_, accuracy, size, latency, asked_as)
 
     def _bound(self, node: int, client: str) -> str:
         """Return ``client`` if ``node`` may answer for it: nobody answers in the name of another node's client."""

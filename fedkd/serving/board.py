@@ -36,13 +36,13 @@ class TerminalBoard:
 
     def line(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def invite(self, url: str) -> None:
         """Print the line that joins, and the code that phones read."""
         self._url = url
         if self._live is not None:
-            self._console.print(Text.from_ansi(qr(url)))
+            self._console.print(Text(qr(url), style="white on black"))  # dark on light for a scanner, in any theme
         self.line(f"join with: fedkd join '{url}'")
 
     def nodes(self, rows: list[dict[str, object]]) -> None:
@@ -72,7 +72,7 @@ def node_table(rows: list[dict[str, object]], *, now: float) -> Table:
 
 
 def qr(text: str) -> str:
-    """Return ``text`` as a QR code of half blocks, for a terminal."""
+    """Return ``text`` as a QR code of half blocks, whose light parts are drawn: to be shown white on black."""
     import segno
 
     drawn = io.StringIO()

@@ -60,7 +60,8 @@ def center(folder: Path, pki: Pki, *, database: str, app_dir: Path) -> Iterator[
     arguments = ["--database", str(folder / "superlink.db")] if database == "disk" else []
     with launch.superlink(folder, environment, arguments=arguments, guard=guard) as address:
         link = launch.Flwr(folder, environment, address, ca=pki.ca)
-        with Control(address, pki.ca) as control, Executor(folder, environment, address, guard) as executor:
+        control = Control(address, pki.ca)
+        with Executor(folder, environment, address, guard) as executor:
             control.stop_runs()
             yield Center(address, pki, folder, environment, link, control, executor)
 

@@ -7,12 +7,14 @@ the start, but for joining and for Fleet calls.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import gzip
 import hashlib
 import json
 import logging
 import mimetypes
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fedkd.errors import AdmissionError, FedkdError
-from fedkd.serving.gate import Gate, refusal
+from fedkd.serving.gate import ENDING, Gate, address_of, at_the_end, refusal
+from fedkd.serving.limits import Places
 
 log = logging.getLogger("fedkd.serving.front")
 
@@ -35,6 +38,12 @@ LONGEST_JOIN = 8192
 """Bytes of a request to join: a code, a key and a name."""
 SLOWEST = 900.0
 """Seconds after which any request is over: a transfer set of 20 MB at 25 kB/s."""
+SLICE = 64 * 1024
+"""Bytes of an answer that are handed to a connection at a time; the next ones when its reader has taken these."""
+DOWNLOADS, DOWNLOADS_EACH = 512, 128
+"""Answers longer than a slice that go out at a time, in all and to one address, behind which there may be a class."""
+SHARDS_KEPT = 4
+"""Shares of a demonstration that are kept ready when nobody is reading them."""
 SECURITY = {
     "content-security-policy": "; ".join(
         (
@@ -69,11 +78,11 @@ class File:
     kind: str
     cache: str = "no-cache"
     packed: bytes | None = field(default=None, repr=False)
+    tag: str = field(init=False)
+    """What tells a browser that it has this already: a hash, taken once and not while a request waits."""
 
-    @property
-    def tag(self) -> str:
-        """What tells a browser that it has this already."""
-        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tag", f'"{hashlib.sha256(self.content).hexdigest()[:32]}"')
 
 
 @dataclass(frozen=True)
@@ -102,14 +111,24 @@ def front(offer: Offer, gate: Gate, register: Register, *, page: Path = PAGE) ->
             offer.transfer, "application/octet-stream", "public, max-age=31536000, immutable"
         ),
     }
-    joining = asyncio.Lock()
+    joining, downloads = asyncio.Lock(), Places(each=DOWNLOADS_EACH, most=DOWNLOADS)
+    share = shares(offer.shard)
+
+    def sent(file: File, request: Request) -> Response:
+        response = served(file, request)
+        if len(response.body) > SLICE:
+            peer = address_of(request)
+            if not downloads.take(peer):
+                return refusal(503, "too many downloads at a time; try again", 5)
+            at_the_end(request, lambda _: downloads.leave(peer), file)  # the file is known for as long: see shares
+        return response
 
     async def show(request: Request) -> Response:
         if busy := gate.busy(request):
             return busy
         name = request.url.path.removeprefix("/")
         found = files.get(name or "index.html")
-        return served(found, request) if found is not None else refusal(404, "there is nothing here")
+        return sent(found, request) if found is not None else refusal(404, "there is nothing here")
 
     async def shard(request: Request) -> Response:
         if busy := gate.busy(request):
@@ -117,15 +136,16 @@ def front(offer: Offer, gate: Gate, register: Register, *, page: Path = PAGE) ->
         text = request.path_params["k"]
         if not text.isdecimal() or len(text) > 6 or int(text) >= offer.shards:
             return refusal(404, f"this server offers {offer.shards} shares of demonstration data")
-        content = await run_in_threadpool(offer.shard, int(text))
-        return served(File(content, "application/octet-stream", "no-store"), request)
+        return sent(await share(int(text)), request)
 
     async def join(request: Request) -> Response:
         if busy := gate.busy(request) or foreign(request):
             return busy
         try:
             code, key, name = await asked_to_join(request)
-            async with joining:  # one at a time: a seat is taken once
+            async with joining:  # one at a time: a seat is taken once, and refusals are counted before the next guess
+                if tired := gate.tired(request):
+                    return tired
                 member = await run_in_threadpool(gate.registry.admit, code, key, name)
                 if not member.node_id:
                     member = await run_in_threadpool(_settle, gate, register, member.key, member.name)
@@ -195,6 +215,23 @@ async def asked_to_join(request: Request) -> tuple[str, bytes, str]:
     return code, key.encode(), name
 
 
+def shares(make: Callable[[int], bytes]) -> Callable[[int], Awaitable[File]]:
+    """Return what makes shares of a demonstration ready: one at a time, and none twice while somebody reads it."""
+    ready: weakref.WeakValueDictionary[int, File] = weakref.WeakValueDictionary()
+    kept: collections.deque[File] = collections.deque(maxlen=SHARDS_KEPT)
+    making = asyncio.Lock()
+
+    async def share(k: int) -> File:
+        async with making:
+            if (file := ready.get(k)) is None:
+                file = await run_in_threadpool(lambda: File(make(k), "application/octet-stream", "no-store"))
+                ready[k] = file
+                kept.append(file)
+        return file
+
+    return share
+
+
 def foreign(request: Request) -> Response | None:
     """Refuse what another site's page sends: ours comes from here, and programs name no origin."""
     origin = request.headers.get("origin")
@@ -232,7 +269,11 @@ def served(file: File, request: Request) -> Response:
 
 
 def _guarded(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Give every answer the same security headers, and every request an end."""
+    """Give every answer the same security headers, every reader as much as it takes, and every request an end.
+
+    A body handed over whole would lie in buffers for as long as its reader pleases, once for each connection; a slice
+    waits until the one before has gone out.
+    """
 
     async def guarded(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":  # lifespan; there are no websockets here
@@ -243,9 +284,17 @@ def _guarded(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
             if message["type"] == "http.response.start":
                 extra = [(name.encode(), value.encode()) for name, value in SECURITY.items()]
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
-            await send(message)
+            body = message.get("body", b"")
+            for start in range(0, len(body) - SLICE, SLICE):
+                await send({**message, "body": body[start : start + SLICE], "more_body": True})
+            rest = (len(body) - 1) // SLICE * SLICE
+            await send({**message, "body": body[rest:]} if rest > 0 else message)
 
-        with contextlib.suppress(TimeoutError):  # then the connection is closed: the answer is not whole
+        with (
+            contextlib.ExitStack() as ending,
+            contextlib.suppress(TimeoutError),  # then the connection is closed: the answer is not whole
+        ):
+            scope[ENDING] = ending
             async with asyncio.timeout(SLOWEST):
                 await app(scope, receive, send_with_headers)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import datetime
 import functools
 import json
@@ -30,7 +31,7 @@ from starlette.responses import Response
 
 from fedkd.errors import FedkdError
 from fedkd.serving.invites import Member, Registry
-from fedkd.serving.limits import Buckets, Holders, whose
+from fedkd.serving.limits import Buckets, Holders, Places, whose
 
 log = logging.getLogger("fedkd.serving.gate")
 
@@ -51,6 +52,10 @@ INSTANCE = "fedkd-instance"
 AHEAD, BEHIND = 5.0, 305.0
 """Seconds that a node's clock may be ahead of ours and behind it; the SuperLink's own limits."""
 LONGEST_HEADER = 2048
+MOST_CALLS = 2048
+"""Calls under way with all keys; as many as connections."""
+ENDING = "fedkd.ending"
+"""Where a request's scope keeps what happens when it is over."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Limits:
     body: int = 8 * 1024 * 1024
     """Bytes of one request: a chunk of an array is 5 MiB."""
     held: int = 256 * 1024 * 1024
-    """Bytes of all requests that are being read at a time."""
+    """Bytes of all calls at a time, in and out: from when they come in until their answer has gone out."""
+    calls: int = 12
+    """Calls under way with one key: a SuperNode has two objects on the way in, two out, and its questions."""
     upload: float = 180.0
     """Seconds that one request may take to come in: 8 MiB at 50 kB/s."""
     key_rate: float = 20.0
@@ -110,6 +117,7 @@ class Gate:
         self._addresses = Buckets(rate=bears.address_rate, burst=bears.address_burst, clock=ticks)
         self._failures = Buckets(rate=bears.failures_rate, burst=bears.failures_burst, clock=ticks)
         self._holders = Holders(hold=bears.hold, clock=ticks)
+        self._calls = Places(each=bears.calls, most=MOST_CALLS)
 
     def busy(self, request: Request) -> Response | None:
         """Return a refusal if this address asks too much of anything; every request comes by here."""
@@ -118,8 +126,11 @@ class Gate:
 
     def failed(self, request: Request) -> Response | None:
         """Count a refusal against an address; return another refusal if there are too many."""
-        wait = self._failures.take(address_of(request))
-        return refusal(429, "too many refused requests from this address; wait", wait) if wait else None
+        return _too_many(self._failures.take(address_of(request)))
+
+    def tired(self, request: Request) -> Response | None:
+        """Return a refusal if this address has had too many; what it guesses next is not even looked at."""
+        return _too_many(self._failures.wait(address_of(request)))
 
     async def fleet(self, request: Request) -> Response:
         """Answer one Fleet call."""
@@ -131,6 +142,11 @@ class Gate:
         if isinstance(checked, Response):
             self._note(request, route, checked, None, started)
             return self.failed(request) or checked if checked.status_code == 401 else checked
+        if not self._calls.take(checked.mark):
+            full = refusal(503, "too many calls with this key are under way", 1)
+            self._note(request, route, full, checked, started)
+            return full
+        at_the_end(request, self._calls.leave, checked.mark)
         body = await self._body(request)
         if isinstance(body, Response):
             self._note(request, route, body, checked, started)
@@ -209,8 +225,11 @@ class Gate:
         except ClientDisconnect:
             return refusal(400, "the request broke off")
         finally:
-            self._held -= size
+            at_the_end(request, self._release, size)
         return b"".join(parts)
+
+    def _release(self, size: int) -> None:
+        self._held -= size
 
     async def _forward(self, route: str, body: bytes, request: Request) -> Response:
         headers = {name: request.headers[name] for name in HANDED_ON if name in request.headers}
@@ -221,11 +240,11 @@ class Gate:
         except httpx.TransportError as error:
             log.warning("SuperLink: %s", type(error).__name__)
             return refusal(502, "the SuperLink does not answer", 2)
-        if (
-            answer.status_code == 500
-        ):  # sqlite was locked, as it is under load: a stock SuperNode ends on 500, not on 503
+        if answer.status_code == 500:  # sqlite was locked, as under load: a stock SuperNode ends on 500, not on 503
             log.warning("SuperLink: 500 to %s", route)
             return refusal(503, "the SuperLink could not answer; try again", 2)
+        self._held += len(answer.content)
+        at_the_end(request, self._release, len(answer.content))
         back = {name: answer.headers[name] for name in HANDED_BACK if name in answer.headers}
         return Response(answer.content, answer.status_code, back)
 
@@ -257,6 +276,16 @@ class Gate:
                 }
             ),
         )
+
+
+def _too_many(wait: float) -> Response | None:
+    return refusal(429, "too many refused requests from this address; wait", wait) if wait else None
+
+
+def at_the_end(request: Request, what: Callable[..., None], *given: object) -> None:
+    """Have ``what`` called when ``request`` is over: its answer has gone out, or never will."""
+    ending: contextlib.ExitStack = request.scope[ENDING]
+    ending.callback(what, *given)
 
 
 def refusal(status: int, error: str, wait: float = 0.0) -> Response:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -31,6 +32,8 @@ LIFETIME = 3600.0
 """Seconds that a join code is good for."""
 LONGEST = 40
 """Letters of a node's name."""
+LIKE_AN_ID = re.compile(r"\d+|[0-9a-f]{12}", re.IGNORECASE)
+"""What a name may not be: a node id or a mark, by which the owner might mean another node."""
 MOST_MEMBERS = 100_000
 FORMAT = 1
 
@@ -70,14 +73,19 @@ class Roll:
     members: tuple[Member, ...] = ()
 
 
+Stamp = tuple[int, int, int]
+"""What differs between two versions of a file."""
+
+
 class Registry:
     """The file of invitations and members, shared by a server and the commands beside it."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Read ``path``, which need not exist; raise :class:`FedkdError` if it is damaged."""
         self.path, self._clock, self._mutex = path, clock, threading.RLock()
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: Stamp | None = None
         self._roll, self._by_key = Roll(), dict[bytes, Member]()
+        self._seen: tuple[Stamp | None, dict[bytes, Member]] = (None, {})  # replaced as a whole, under no mutex
         self._refresh()
 
     def invite(self, *, seats: int = 1, lifetime: float = LIFETIME) -> str:
@@ -143,18 +151,34 @@ class Registry:
             change(Roll(invites, tuple(member for member in self._roll.members if member is not gone)))
 
     def revoke(self, who: str) -> Member:
-        """Revoke the member with this name, node id or mark; raise :class:`FedkdError` with the nearest match."""
+        """Revoke the one member with this name, node id or mark.
+
+        Raises :class:`FedkdError` with the nearest match if there is none, and with the marks if there are several, as
+        in files from when names could be chosen freely.
+        """
         self._refresh()
         found = [member for member in self._roll.members if who in (member.name, member.node_id, member.mark)]
         if not found or not who:
             known = [member.name for member in self._roll.members]
             raise FedkdError(f"no node {who!r}.{did_you_mean(who, known)} See: fedkd nodes list")
+        found = [member for member in found if member.revoked is None] or found[:1]
+        if len(found) > 1:
+            which = ", ".join(f"{member.name!r} (key {member.mark}, id {member.node_id or '-'})" for member in found)
+            raise FedkdError(f"{who!r} may be {which}: revoke by what only one of them has")
         return self._replace(found[0].key, lambda member: replace(member, revoked=member.revoked or self._clock()))
 
     def member(self, key: bytes) -> Member | None:
-        """Return who has the public key ``key`` (PEM, byte for byte), revoked or not."""
-        self._refresh()
-        return self._by_key.get(key)
+        """Return who has the public key ``key`` (PEM, byte for byte), revoked or not.
+
+        Every call to the front asks this, so it waits for nobody who is writing: it looks at what was read last, and
+        reads the file itself if that has changed.
+        """
+        stamp, by_key = self._seen
+        now = _stamp(self.path)
+        if now != stamp:
+            by_key = _keys(_read(self.path)) if now is not None else {}
+            self._seen = now, by_key
+        return by_key.get(key)
 
     def members(self) -> tuple[Member, ...]:
         """Return all members, revoked ones too, in the order in which they came."""
@@ -178,6 +202,8 @@ class Registry:
 
     def _free_name(self, name: str) -> str:
         plain = "".join(letter for letter in name if letter.isprintable()).strip()[:LONGEST] or "node"
+        if LIKE_AN_ID.fullmatch(plain):
+            plain = f"node-{plain}"[:LONGEST]
         taken, number = {member.name for member in self._roll.members}, 2
         if len(taken) >= MOST_MEMBERS:
             raise AdmissionError(f"this server has {MOST_MEMBERS} nodes, more than it takes")
@@ -193,8 +219,7 @@ class Registry:
         def change(roll: Roll) -> None:
             content = {"format": FORMAT, **asdict(roll)}
             write_atomic(self.path, json.dumps(content, indent=1).encode(), secret=True)
-            self._stamp = _stamp(self.path)
-            self._take(roll)
+            self._take(roll, _stamp(self.path))
 
         try:
             with self._mutex, _locked(self.path):
@@ -207,19 +232,23 @@ class Registry:
         with self._mutex:
             stamp = _stamp(self.path)
             if stamp != self._stamp:
-                self._take(_read(self.path) if stamp is not None else Roll())
-                self._stamp = stamp
+                self._take(_read(self.path) if stamp is not None else Roll(), stamp)
 
-    def _take(self, roll: Roll) -> None:
-        self._roll, self._by_key = roll, {member.key.encode(): member for member in roll.members}
+    def _take(self, roll: Roll, stamp: Stamp | None) -> None:
+        self._roll, self._by_key, self._stamp = roll, _keys(roll), stamp
+        self._seen = stamp, self._by_key
 
 
 def _digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what differs between two versions of a file: each is another inode, since files are replaced."""
+def _keys(roll: Roll) -> dict[bytes, Member]:
+    return {member.key.encode(): member for member in roll.members}
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Return the stamp of a file, None if it is not there: each version is another inode, since files are replaced."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -14,6 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 20_000
 """Names that are remembered at a time; the one that was silent longest is forgotten."""
+UNSENT = 64 * 1024
+"""Bytes of an answer that wait for a slow reader in one connection, beside the slice that follows them."""
 
 
 class Buckets:
@@ -26,11 +28,18 @@ class Buckets:
 
     def take(self, name: str, tokens: float = 1.0) -> float:
         """Take ``tokens`` from the bucket of ``name``; return 0, or the seconds after which it has them."""
+        return self._poured(name, tokens, tokens)
+
+    def wait(self, name: str) -> float:
+        """Return the seconds after which a token may be taken, 0 for now, and take none."""
+        return self._poured(name, 1.0, 0.0)
+
+    def _poured(self, name: str, needed: float, taken: float) -> float:
         now = self._clock()
         level, when = self._levels.pop(name, (self.burst, now))
         level = min(self.burst, level + (now - when) * self.rate)
-        wait = max(0.0, (tokens - level) / self.rate)
-        self._levels[name] = (level if wait else level - tokens, now)
+        wait = max(0.0, (needed - level) / self.rate)
+        self._levels[name] = (level if wait else level - taken, now)
         if len(self._levels) > MOST:
             self._levels.popitem(last=False)
         return wait
@@ -61,6 +70,36 @@ class Holders:
         return 0.0
 
 
+class Places:
+    """How many may do something at a time: so many in all, and so many by one name."""
+
+    def __init__(self, *, each: int, most: int) -> None:
+        """Start with all places free."""
+        self.each, self.most = each, most
+        self._taken: Counter[str] = Counter()
+
+    def take(self, name: str) -> bool:
+        """Take a place for ``name`` and return True, or False if there is none."""
+        if self._taken[name] >= self.each or self._taken.total() >= self.most:
+            self._leave(name, 0)
+            return False
+        self._taken[name] += 1
+        return True
+
+    def leave(self, name: str) -> None:
+        """Give a place back."""
+        self._leave(name, 1)
+
+    def _leave(self, name: str, places: int) -> None:
+        self._taken[name] -= places
+        if self._taken[name] <= 0:
+            del self._taken[name]
+
+    def __len__(self) -> int:
+        """Return how many places are taken."""
+        return self._taken.total()
+
+
 def whose(address: str) -> str:
     """Return what stands for one peer: an IPv4 address, or the /64 in which one household has its IPv6 addresses.
 
@@ -80,16 +119,19 @@ def whose(address: str) -> str:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a connection may take to say what it wants, and how many one peer may have open."""
+    """How long a connection may take to say what it wants and to take what waits for it, and how many a peer has."""
 
     request: float = 20.0
+    progress: float = 60.0
+    """Seconds in which a reader takes what waits for it, about 128 kB; who is slower holds memory for nothing."""
     connections: int = 256
 
 
 def impatient(patience: Patience) -> type[H11Protocol]:
-    """Return uvicorn's protocol with an end to connections that open and say nothing, or say it byte by byte.
+    """Return uvicorn's protocol with an end to connections that say nothing, or say it or read it byte by byte.
 
-    uvicorn itself limits the silence between two requests only.
+    uvicorn itself limits the silence between two requests only, and that from when the last byte of an answer was
+    written to a buffer on: here a connection is silent once the buffer has gone out.
     """
     open_now: Counter[str] = Counter()
 
@@ -98,9 +140,11 @@ def impatient(patience: Patience) -> type[H11Protocol]:
             super().__init__(*args, **kwargs)
             self._peer = ""
             self._alarm: asyncio.TimerHandle = self.loop.call_later(patience.request, self._look)
+            self._stalled: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=UNSENT)  # over TLS it would be 512 kB
             self._peer = whose(self.client[0]) if self.client else ""
             open_now[self._peer] += 1
             if open_now[self._peer] > patience.connections:
@@ -108,6 +152,7 @@ def impatient(patience: Patience) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._alarm.cancel()
+            self._moving()
             open_now[self._peer] -= 1
             if not open_now[self._peer]:
                 del open_now[self._peer]
@@ -121,6 +166,27 @@ def impatient(patience: Patience) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self._alarm.cancel()
+            if self._stalled is None:
+                self._idle()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._moving()
+            self._stalled = self.loop.call_later(patience.progress, self._look)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._moving()
+            if self.cycle is not None and self.cycle.response_complete:
+                self._idle()
+
+        def _moving(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
+
+        def _idle(self) -> None:
             self._alarm.cancel()
             if not self.transport.is_closing():
                 self._alarm = self.loop.call_later(self.timeout_keep_alive + patience.request, self._look)

@@ -20,7 +20,7 @@ import safetensors.numpy
 import uvicorn
 
 import fedkd
-from fedkd.config import Config
+from fedkd.config import RUN_NAME, Config
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.federation import Federation
 from fedkd.flower.appdir import app_directory
@@ -32,7 +32,7 @@ from fedkd.serving.center import Center, center
 from fedkd.serving.front import Offer, front
 from fedkd.serving.gate import Gate, snapshot
 from fedkd.serving.home import Home, Terms, held, invitation, listening, write_live
-from fedkd.serving.invites import Registry
+from fedkd.serving.invites import Member, Registry
 from fedkd.serving.limits import Patience, impatient
 from fedkd.serving.pki import Pki
 
@@ -86,7 +86,8 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
             ):
                 board.invite(invitation(registry, terms, offer.ca, seats=terms.seats or config.clients))
                 await_nodes(registry, gate, config, terms.wait, board)
-                run = behind.link.submit(app_dir, config.to_run_config())
+                named = {**config.to_run_config(), RUN_NAME: RunDirectory(path).name_in_ledger()}
+                run = behind.link.submit(app_dir, named)
                 board.line(f"Flower run {run} starts")
                 try:
                     return behind.link.follow(run, board.line)
@@ -234,14 +235,10 @@ class Warden:
         if self._behind.executor.keep():
             log.warning("SuperExec had ended and was started again")
         for member in self._registry.members():
-            if member.revoked is not None and member.node_id and member.mark not in self._gone:
-                self._behind.control.unregister(member.node_id)
-                self._gone.add(member.mark)
-                self._board.line(f"{member.name} was revoked")
-            elif member.revoked is None and not member.node_id:
-                node_id = self._behind.control.register(member.key.encode(), member.name)
-                self._registry.settle(member.key, node_id)
-                self._board.line(f"{member.name} is registered as node {node_id}")
+            try:
+                self._keep_in_step(member)
+            except FedkdError as error:  # look again later; the others do not wait for this one
+                log.warning("%s: %s", member.name, error)
         rows = snapshot(self._registry, self._gate.traffic, now=time.time())
         for row in rows:
             mark, state = str(row["key"]), row["state"]
@@ -250,6 +247,16 @@ class Warden:
             self._states[mark] = state
         self._board.nodes(rows)
         write_live(self._home, self._registry, self._gate)
+
+    def _keep_in_step(self, member: Member) -> None:
+        if member.revoked is not None and member.node_id and member.mark not in self._gone:
+            self._behind.control.unregister(member.node_id)
+            self._gone.add(member.mark)
+            self._board.line(f"{member.name} was revoked")
+        elif member.revoked is None and not member.node_id and not member.invite:  # joining registers its own
+            node_id = self._behind.control.register(member.key.encode(), member.name)
+            self._registry.settle(member.key, node_id)
+            self._board.line(f"{member.name} is registered as node {node_id}")
 
 
 def await_nodes(registry: Registry, gate: Gate, config: Config, wait: float, board: Board) -> None:

@@ -1,7 +1,8 @@
-"""A node on a small machine: its systemd unit, and the memory that it may have."""
+"""A node on a small machine: what it needs installed, its systemd unit, and the memory that it may have."""
 
 import configparser
 import getpass
+import json
 import os
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ def made(home, **options):
 
 def test_a_unit_starts_the_node_and_lets_it_write_to_its_own_folders_only(tmp_path):
     service = read(made(tmp_path, python=Path("/opt/fedkd/bin/python"), user="pi"))["Service"]
-    assert service["ExecStart"] == f'"/opt/fedkd/bin/python" -m fedkd.fleet "{tmp_path}"'
+    assert service["ExecStart"] == f'"/opt/fedkd/bin/python" -P -m fedkd.fleet "{tmp_path}"'
     assert service["User"] == "pi"
     assert service["Environment"] == f'"FEDKD_HOME={tmp_path}/ledgers"'
     assert (service["ProtectSystem"], service["ProtectHome"]) == ("strict", "read-only")
@@ -76,8 +77,9 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path):
         assert (said in ours[0]) if said else not ours, done.stderr
 
 
-def join(folder, port, *more):
-    words = [sys.executable, "-m", "fedkd", "join", f"http://127.0.0.1:{port}/", "--insecure", "--yes", "--demo", "0"]
+def join(folder, port, *more, code=""):
+    url = f"http://127.0.0.1:{port}/" + (f"#code={code}" if code else "")
+    words = [sys.executable, "-m", "fedkd", "join", url, "--insecure", "--yes", "--demo", "0"]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*words, "--home", str(folder / "node"), *more],
@@ -96,6 +98,93 @@ def test_join_prints_the_unit_and_nothing_else_and_remembers_the_limits(tmp_path
     assert "They stay here" in done.stderr
     settings = Home(tmp_path / "node").settings()
     assert (settings.memory, settings.bandwidth) == (300_000_000, 50_000)
+
+
+BANDS = ROOT / "tests" / "vectors" / "bands.onnx"
+
+
+@pytest.mark.parametrize(("learner", "kept"), [
+    ("onnx:bands.onnx", "onnx(path='FOLDER/bands.onnx')"),
+    ("onnx(path='bands.onnx', output='hidden')", "onnx(path='FOLDER/bands.onnx', output='hidden')"),
+    ("linear(dimensions=9)", "linear(dimensions=9)"),
+])  # fmt: skip
+def test_a_model_file_is_found_again_from_any_folder(learner, kept, tmp_path):
+    shutil.copy(BANDS, tmp_path)
+    with serving(Front(CONFIG, "127.0.0.1:1")) as port:
+        done = join(tmp_path, port, "--systemd", "--learner", learner)
+    assert done.returncode == 0, done.stderr
+    assert Home(tmp_path / "node").settings().node_config["learner"] == kept.replace("FOLDER", str(tmp_path))
+
+
+@pytest.mark.parametrize(("learner", "said"), [
+    ("onnx:nowhere.onnx", "cannot read FOLDER/nowhere.onnx: No such file"),
+    (f"onnx(path={str(BANDS)!r}, head='none')", "has 3 scores an input, the transfer set 10 classes"),
+    ("no_such_module_of_mine:make", "no module named 'no_such_module_of_mine'"),
+])  # fmt: skip
+def test_a_model_that_cannot_be_made_is_found_out_before_a_code_is_used(learner, said, tmp_path):
+    front = Front(CONFIG, "127.0.0.1:1")
+    with serving(front) as port:
+        done = join(tmp_path, port, "--learner", learner, code="123456")
+    assert done.returncode == 2
+    assert said.replace("FOLDER", str(tmp_path)) in done.stderr
+    assert front.codes == ["123456"]
+
+
+BARE = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {left_out}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Nothing())
+"""
+LEFT_OUT = {"flwr", "grpc", "google", "jinja2", "dp_accounting", "scipy", "sklearn", "torch", "onnxruntime", "httpx"}
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """An installation by requirements-node.txt: all else is hidden, from child processes too."""
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "sitecustomize.py").write_text(BARE.format(left_out=LEFT_OUT))
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", f"{tmp_path / 'bare'}{os.pathsep}{ROOT}")
+
+
+def fedkd(folder, *words):
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "fedkd", *words],
+        env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_node_needs_no_more_than_its_requirements(bare, tmp_path):
+    with serving(Front(CONFIG, "127.0.0.1:1")) as port:
+        done = join(tmp_path, port, "--systemd")
+    assert done.returncode == 0, done.stderr
+    measured = fedkd(tmp_path, "bench-device", "--set", "transfer=split(size=50)", "--learner", "linear", "--json")
+    assert json.loads(measured.stdout)["trials"][0]["cost"]["up"] > 1000, measured.stderr
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["run"], "this command needs jinja2, which an installation for nodes leaves out"),
+    (["plan"], "this command needs flwr, which an installation for nodes leaves out"),
+])  # fmt: skip
+def test_what_a_node_has_no_packages_for_is_said_in_one_line(bare, words, said, tmp_path):
+    done = fedkd(tmp_path, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_protection_that_cannot_be_accounted_for_is_found_out_on_joining(bare, tmp_path):
+    private = Config(clients=2, rounds=1, learner="linear", student="none", expertise="uniform", evidence="none",
+                     protect="dp_sgd(rate=0.5, examples=50)", epsilon=3.0, feedback="none")  # fmt: skip
+    with serving(Front(private, "127.0.0.1:1")) as port:
+        done = join(tmp_path, port)
+    assert done.returncode == 2
+    assert "is computed with dp_accounting, which is not installed" in done.stderr
 
 
 def test_too_little_memory_to_start_is_said_at_once(tmp_path):
