@@ -33,7 +33,7 @@ from fedkd.serving.invites import Registry
 from simulations.benchmarks.bench import RESULTS, save
 from simulations.benchmarks.light_node import LightNode
 
-ROUNDS, THREADS, LOOK_EVERY, ROWS = 3, 16, 10.0, 390
+ROUNDS, THREADS, LOOK_EVERY, ROWS = 2, 16, 10.0, 390
 TICK = os.sysconf("SC_CLK_TCK")
 PARTS = {"superlink": b"flower-superlink", "serverapp": b"flwr-serverapp", "superexec": b"flower-superexec"}
 
@@ -260,6 +260,39 @@ def a_round(report: dict[str, Any], crowd: Crowd, watch: Watch, count: int) -> d
     }
 
 
+def kinds(result: dict[str, Any]) -> list[str]:
+    """Return the kinds of database that were measured."""
+    return sorted({name.rpartition(" ")[2] for name in result})
+
+
+def model(result: dict[str, Any], database: str) -> dict[str, Any]:
+    """Return what a node costs in a round, the median over all rounds, and what memory grows by with nodes."""
+    found = {int(name.partition(",")[0]): one for name, one in result.items() if name.endswith(database)}
+    rounds = [each for one in found.values() for each in one["rounds"].values()]
+    calls = statistics.median(each["calls_per_node"] for each in rounds)
+    over = {
+        way: statistics.median(each["wire_bytes_per_node"][way] - each["ledger_bytes_per_node"][way] for each in rounds)
+        for way in ("up", "down")
+    }
+    slopes = {
+        part: round(
+            statistics.linear_regression(list(found), [one["rss_mib"][part] for one in found.values()]).slope, 3
+        )
+        for part in ("front", "superlink", "serverapp")
+        if len(found) > 1
+    }
+    return {
+        "cpu_ms_per_node_and_round": {
+            part: round(statistics.median(each["cpu_ms_per_node"][part] for each in rounds), 1)
+            for part in ("front", "superlink", "serverapp")
+        },
+        "calls_per_node_and_round": calls,
+        "framing_bytes_per_call": {way: round(value / calls) for way, value in over.items()},
+        "bytes_per_idle_look": max(one["idle"]["bytes_per_look"] for one in found.values()),
+        "rss_mib_per_node": slopes,
+    }
+
+
 def main() -> None:
     """Measure in turn, as in ``50:disk 200:memory``; save after each and keep what the file had of others."""
     result: dict[str, Any] = {}
@@ -273,10 +306,9 @@ def main() -> None:
             "rows": ROWS,
             "classes": 10,
             "release": "float16",
-            "rounds": ROUNDS,
             "seconds between looks": LOOK_EVERY,
         }
-        save("load", {"work": work, "nodes": result})
+        save("load", {"work": work, "model": {kind: model(result, kind) for kind in kinds(result)}, "nodes": result})
 
 
 if __name__ == "__main__":
