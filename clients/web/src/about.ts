@@ -67,6 +67,7 @@ const FREE = new Set([
   "late",
   "preset",
   "threads",
+  "run-name", // known once it runs: what a ledger files it under, as the run's number is
 ]);
 
 /** The first setting of `run` that is not as agreed, or null. */

@@ -23,6 +23,7 @@ class Server {
       over: false,
       fails: () => null,
       skew: 0,
+      also: {},
     });
   }
 
@@ -81,7 +82,7 @@ class Server {
         return bytes(
           1,
           field(
-            ...Object.entries(CONFIG).map(([name, value]) =>
+            ...Object.entries({ ...CONFIG, ...this.also }).map(([name, value]) =>
               bytes(
                 4,
                 field(
@@ -264,6 +265,15 @@ test("what a phone's owner did not agree to is refused, and nothing is computed"
   await turns();
   assert.equal(jobs.length, 0);
   assert.match((await log(store))[0].refusal, /protect is not what this phone's owner agreed to/);
+});
+
+test("a run that names itself once it runs is the one that was agreed to, and its name is that of its ledger", async () => {
+  const server = new Server();
+  server.also = { "run-name": "ward-7f3a" };
+  await server.ask({ frame: frame(1) });
+  const { turns, jobs } = phone(server);
+  await turns();
+  assert.deepEqual([jobs.length, jobs[0]?.run], [1, "ward-7f3a"]);
 });
 
 test("a question that is none of ours is refused and not trained", async () => {

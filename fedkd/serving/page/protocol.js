@@ -41,7 +41,9 @@ var FREE = /* @__PURE__ */ new Set([
   "quorum",
   "late",
   "preset",
-  "threads"
+  "threads",
+  "run-name"
+  // known once it runs: what a ledger files it under, as the run's number is
 ]);
 function differs(agreed, run) {
   const keys = /* @__PURE__ */ new Set([...Object.keys(agreed), ...Object.keys(run)]);
