@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command line. Ctrl-C may come while it is being imported, which takes a moment."""
     try:
-        from fedkd.cli import main as run
+        from fedkd.commands.main import main as run
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

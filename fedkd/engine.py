@@ -67,13 +67,13 @@ def run_in_process(
 def frameworks(config: Config) -> list[str]:
     """Return our modules that the learners of a run will import, so that workers can share one import of them."""
     behind = {
-        "fedkd.torch_learner": {"cnn", "lenet", "mlp", "torchvision"},
-        "fedkd.models": {"cnn", "lenet", "mlp", "torchvision"},
-        "fedkd.sklearn_learner": {"forest", "logistic", "boosting"},
+        "fedkd.learner.torch_learner": {"cnn", "lenet", "mlp", "torchvision"},
+        "fedkd.learner.models": {"cnn", "lenet", "mlp", "torchvision"},
+        "fedkd.learner.sklearn_learner": {"forest", "logistic", "boosting"},
     }
     names = {re.split(r"[(:]", spec)[0].strip() for spec in mixed(config.learner)}
     if protection_of(config).place == "training":
-        behind["fedkd.private_torch"] = behind["fedkd.models"]
+        behind["fedkd.learner.private_torch"] = behind["fedkd.learner.models"]
     return [module for module, members in behind.items() if members & names]
 
 

@@ -46,7 +46,7 @@ def fedavg(config: Config, shape: tuple[int, ...], classes: int) -> FedAvg:
 def parameters(spec: str, shape: tuple[int, ...], classes: int) -> int | None:
     """Return how many numbers FedAvg would send of a learner: 0 if none, None if that takes more than arithmetic.
 
-    Counts weights and biases of the networks in :mod:`fedkd.models` without importing torch.
+    Counts weights and biases of the networks in :mod:`fedkd.learner.models` without importing torch.
     """
     name = spec.partition(":")[0].partition("(")[0].strip()
     if name not in learner.names() or name == "torchvision":

@@ -28,8 +28,8 @@ from fedkd.errors import ConfigError, DataError, FedkdError, did_you_mean
 from fedkd.files import write_atomic
 from fedkd.journal import Run, read_run
 from fedkd.preflight import check_data
+from fedkd.report.table import Findings, Finished, Variant
 from fedkd.rundir import RunDirectory
-from fedkd.table import Findings, Finished, Variant
 from fedkd.units import percent, seconds, size
 
 TABLES = ("base", "grid", "cases", "seeds")

@@ -20,14 +20,14 @@ from fedkd.expertise import expertise, weigh
 from fedkd.expertise.space import around, nearest, sample, space
 from fedkd.features import shapes
 from fedkd.learner import Training
+from fedkd.learner.models import build
+from fedkd.learner.torch_learner import TorchLearner
 from fedkd.losses import distill_loss
-from fedkd.models import build
 from fedkd.privacy import rdp
 from fedkd.privacy.calibrate import noise_multiplier
 from fedkd.random import derive, generator
 from fedkd.records import Query, Release, Teacher, TransferSet
 from fedkd.release import prepare
-from fedkd.torch_learner import TorchLearner
 
 PATH = Path(__file__).parent / "vectors" / "phone.json"
 PUBLIC, PRIVATE, CLASSES = 200, 100, 10

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedkd import audits
-from fedkd.audit_cli import audit_app
+from fedkd.audits.releases import releases as audits
+from fedkd.commands.audit import audit_app
 from fedkd.config import Config, Resolved
 from fedkd.errors import ConfigError, PrivacyError
 from fedkd.events import Gaussian, NonPrivate, SampledGaussian
 from fedkd.federation import federation
 from fedkd.learner import Training
-from fedkd.linear_learner import LinearLearner
+from fedkd.learner.linear_learner import LinearLearner
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import (
     Counts,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedkd import canaries
-from fedkd.audit_cli import audit_app
+from fedkd.audits.releases import canaries
+from fedkd.commands.audit import audit_app
 from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.federation import federation

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd import axes, charts
-from fedkd.charts import Band, Line, Pair
+from fedkd.report import axes, charts
+from fedkd.report.charts import Band, Line, Pair
 
 accuracy = st.one_of(st.none(), st.floats(0, 1))
 

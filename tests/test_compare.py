@@ -6,8 +6,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from fedkd.compare import compare_runs
 from fedkd.errors import DataError, FedkdError
+from fedkd.report.compare import compare_runs
 
 
 def _run(path, scores, *, config=None, name=None, finished=True, up=8000.0):
@@ -145,7 +145,7 @@ def test_errors_are_one_line_and_name_the_nearest_run(runs, tmp_path):
 
 def test_comparing_imports_no_heavy_library(runs):
     code = (
-        "import sys; from pathlib import Path; from fedkd.compare import compare_runs;"
+        "import sys; from pathlib import Path; from fedkd.report.compare import compare_runs;"
         "compare_runs([Path(p) for p in sys.argv[1:]]).html();"
         "print([m for m in ('torch', 'flwr', 'sklearn', 'torchvision', 'opacus') if m in sys.modules])"
     )

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from fedkd.errors import SpecError
-from fedkd.hint import Hint
 from fedkd.learner import Training
+from fedkd.learner.hint import Hint
+from fedkd.learner.torch_learner import TorchLearner, seeded
 from fedkd.losses import attention_loss
 from fedkd.random import generator
-from fedkd.torch_learner import TorchLearner, seeded
 
 
 def network(maps=2, seed=0):

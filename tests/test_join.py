@@ -9,8 +9,8 @@ from fleet_server import FleetServer
 from front_stand_in import Front, serving
 from typer.testing import CliRunner
 
-from fedkd import join_cli
-from fedkd.cli import app
+from fedkd.commands import join as join_cli
+from fedkd.commands.main import app
 from fedkd.config import Config
 from fedkd.errors import ConfigError, DataError, LinkError, Rejected, SpecError
 from fedkd.fleet import resident

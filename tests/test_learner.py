@@ -142,7 +142,7 @@ def test_what_came_back_completes_what_a_client_has_seen(name):
 def test_our_adam_is_torchs():
     import torch
 
-    from fedkd.torch_learner import Adam
+    from fedkd.learner.torch_learner import Adam
 
     torch.manual_seed(0)
     ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
@@ -160,8 +160,8 @@ def test_our_adam_is_torchs():
 
 
 def torch_learner(shape=(1, 8, 8), *, training=TRAINING, **options):
-    from fedkd import models
-    from fedkd.torch_learner import TorchLearner, seeded
+    from fedkd.learner import models
+    from fedkd.learner.torch_learner import TorchLearner, seeded
 
     network = seeded(1, lambda: models.mlp(shape, CLASSES, hidden=16))
     return TorchLearner(network, replace(training, **options), "mlp")

@@ -9,7 +9,7 @@ import sys
 import pytest
 from ledger_scene import EPSILON_1, EPSILON_HALF, QUARTER, Clock, opened, release
 
-from fedkd import cli
+from fedkd.commands import main as cli
 from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError
 from fedkd.events import Gaussian, Laplace, Neighbors, NonPrivate, NoOp, SampledGaussian, Unit
 from fedkd.privacy import chain

@@ -6,11 +6,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fedkd import linear_learner
 from fedkd.errors import CheckpointError, ConfigError, PrivacyError, SpecError
 from fedkd.events import SampledGaussian
-from fedkd.learner import Training, make_learner
-from fedkd.linear_learner import clipped_sum
+from fedkd.learner import Training, linear_learner, make_learner
+from fedkd.learner.linear_learner import clipped_sum
 from fedkd.privacy.noise import SeededEntropy, SystemEntropy
 from fedkd.random import generator
 

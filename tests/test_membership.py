@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedkd import membership
-from fedkd.audit_cli import audit_app
+from fedkd.audits.membership import Claim, attack_membership, claim_of, membership_report
+from fedkd.audits.releases import membership
+from fedkd.audits.shadows import play
+from fedkd.commands.audit import audit_app
 from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.federation import federation
-from fedkd.membership import Claim, attack_membership, claim_of, membership_report
 from fedkd.privacy.audit import Interval, over_examples
-from fedkd.shadows import play
 from simulations.privacy import mia
 
 LINEAR = {"clients": 2, "rounds": 1, "learner": "linear", "student": "none", "evidence": "none", "expertise": "uniform"}

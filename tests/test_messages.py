@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd import envelope, events, frames, records, site
+from fedkd.audits.shadows import Nearby
 from fedkd.client import Answer, Site
 from fedkd.codec import decode_query, decode_release, encode_query, encode_release
 from fedkd.collect import Reply
@@ -36,7 +37,6 @@ from fedkd.release import prepare
 from fedkd.rounds import Loop
 from fedkd.secagg import letters
 from fedkd.secagg.client import Rules, respond
-from fedkd.shadows import Nearby
 from fedkd.softlabels import softmax
 
 OWN = "stays where it is"

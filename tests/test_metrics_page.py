@@ -136,7 +136,7 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(tmp_path):
     run_directory(tmp_path / "runs" / "a", state="done")
     code = (
         "import sys; sys.modules['prometheus_client'] = None; sys.argv = ['fedkd', 'status', 'a', '--serve', '0']\n"
-        "from fedkd.cli import main; main()"
+        "from fedkd.commands.main import main; main()"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

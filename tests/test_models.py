@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd import models
 from fedkd.errors import SpecError
+from fedkd.learner import models
 
 
 def parameters(network):
@@ -77,7 +77,7 @@ def test_our_pooling_is_torchs_with_and_without_a_gradient(shape):
 
 @pytest.mark.parametrize(("kind", "options"), [("lenet", {"dropout": 0.0}), ("cnn", {"width": 6, "hidden": 8})])
 def test_how_weights_lie_in_memory_changes_what_is_learned_by_no_more_than_rounding(kind, options):
-    from fedkd.torch_learner import Adam
+    from fedkd.learner.torch_learner import Adam
 
     outputs = []
     for form in (torch.channels_last, torch.contiguous_format):

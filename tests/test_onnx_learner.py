@@ -8,7 +8,7 @@ from onnx_models import INT64, bands, model, node, value
 
 from fedkd.errors import PrivacyError, SoftLabelError, SpecError
 from fedkd.learner import Training, check, check_private, make_learner
-from fedkd.onnx_learner import Network
+from fedkd.learner.onnx_learner import Network
 from fedkd.privacy.noise import SystemEntropy
 from fedkd.random import generator
 

@@ -197,7 +197,7 @@ def test_a_transfer_set_larger_than_the_data_is_refused():
 def test_the_command_prints_the_plan_and_imports_no_framework_of_learners():
     code = (
         "import sys\nsys.argv=['fedkd', 'plan', '--preset', 'tally', '--set', 'learner=cnn']\n"
-        "from fedkd.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        "from fedkd.commands.main import main\ntry: main()\nexcept SystemExit: pass\n"
         "print('LOADED', sorted({'torch', 'sklearn', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -8,23 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from fedkd import private_torch
-from fedkd.audits import _trainer
+from fedkd.audits.releases import _trainer
 from fedkd.config import Config
 from fedkd.errors import ConfigError, ExtraError, PrivacyError, SpecError
 from fedkd.events import SampledGaussian
 from fedkd.federation import federation
-from fedkd.learner import Training, check_private, make_learner
-from fedkd.linear_learner import clipped_sum
+from fedkd.learner import Training, check_private, make_learner, private_torch
+from fedkd.learner.linear_learner import clipped_sum
+from fedkd.learner.private_torch import Way, clipping, try_out
+from fedkd.learner.torch_learner import TorchLearner, seeded
 from fedkd.preflight import check_models
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import audit_mechanism
 from fedkd.privacy.gaussian import epsilon_of
 from fedkd.privacy.noise import SeededEntropy, SystemEntropy
 from fedkd.privacy.report import statement
-from fedkd.private_torch import Way, clipping, try_out
 from fedkd.random import generator
-from fedkd.torch_learner import TorchLearner, seeded
 from simulations.scene import play
 
 SHAPE = (1, 8, 8)
@@ -407,7 +406,7 @@ def test_numbers_out_of_range_are_refused(number, value, sentence):
 def test_without_opacus_one_line_says_what_to_install(monkeypatch):
     import fedkd
 
-    monkeypatch.delitem(sys.modules, "fedkd.private_torch")
+    monkeypatch.delitem(sys.modules, "fedkd.learner.private_torch")
     monkeypatch.delattr(fedkd, "private_torch")
     for name in [name for name in sys.modules if name.partition(".")[0] == "opacus"]:
         monkeypatch.delitem(sys.modules, name)

@@ -261,7 +261,7 @@ print(run.data.params["aggregate"], run.info.status, [f.path for f in client.lis
 
 def command(tmp_path, *words, without=None):
     code = f"import sys; sys.modules[{without!r}] = None; sys.argv = ['fedkd', 'publish', *{words!r}]\n"
-    code += "from fedkd.cli import main; main()"
+    code += "from fedkd.commands.main import main; main()"
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedkd import cli
 from fedkd.client import Site, answer
 from fedkd.collect import Reply
-from fedkd.compare import compare_runs
+from fedkd.commands import main as cli
 from fedkd.config import Config, Resolved
 from fedkd.errors import CheckpointError, ConfigError, DataError, FedkdError
 from fedkd.federation import federation
@@ -19,6 +18,7 @@ from fedkd.recording import path_of, save_round
 from fedkd.records import Query, Release, Teacher
 from fedkd.replay import caveats, changed, hit_rate, open_recording, replay, value_caveats
 from fedkd.report import write_report
+from fedkd.report.compare import compare_runs
 from fedkd.rounds import Evaluation, Loop
 from fedkd.rundir import RunDirectory
 from fedkd.scoreboard import build_student, summarize

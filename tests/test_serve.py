@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import fedkd
-from fedkd.cli import app
+from fedkd.commands.main import app
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import FedkdError, QuorumError

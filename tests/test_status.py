@@ -17,13 +17,13 @@ from rounds_scene import CLOCK, Network, loop, settings, silent, truthful
 from typer.testing import CliRunner
 
 from fedkd import collect, status
-from fedkd.cli import app
+from fedkd.commands.main import app
+from fedkd.commands.status import headline, watch
 from fedkd.config import Config
 from fedkd.engine import run_in_process
 from fedkd.errors import DataError, QuorumError
 from fedkd.records import RoundReport
 from fedkd.status import Client, Progress, Status, StatusFile, newest_run, read_status
-from fedkd.status_cli import headline, watch
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["clients=2", "learner=logistic", "student=none", "pooled=false", "expertise=uniform", "evidence=none"]

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedkd import sweep, table
+from fedkd import sweep
 from fedkd.errors import ConfigError
 from fedkd.journal import read_run
+from fedkd.report import table
+from fedkd.report.table import Findings, Finished, Variant
 from fedkd.sweep import Board, Ending, check, finished_run, read_sweep, run_jobs, write_findings
-from fedkd.table import Findings, Finished, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = """

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedkd import models
 from fedkd.config import Config
 from fedkd.engine import run_in_process
 from fedkd.federation import federation
+from fedkd.learner import models
 from simulations.benchmarks.bench import save, spread
 
 ROUNDS, REPEATS, EPOCHS, STUDENT_EPOCHS, ASKED = 1, 3, 1, 1, 2000

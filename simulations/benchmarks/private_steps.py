@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedkd import models
-from fedkd.linear_learner import clipped_sum
+from fedkd.learner import models
+from fedkd.learner.linear_learner import clipped_sum
+from fedkd.learner.private_torch import Clipped, Way, clipping, size, try_out
+from fedkd.learner.torch_learner import Adam, seeded
 from fedkd.privacy.noise import Entropy, SystemEntropy
-from fedkd.private_torch import Clipped, Way, clipping, size, try_out
 from fedkd.softlabels import Array, one_hot, softmax
-from fedkd.torch_learner import Adam, seeded
 from simulations.benchmarks.bench import save, spread
 
 CLIP, NOISE, REPEATS = 1.0, 1.0, 9

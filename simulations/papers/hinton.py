@@ -12,13 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from fedkd import models
 from fedkd.dataset import as_inputs, load
 from fedkd.errors import DataError
-from fedkd.learner import Training, set_threads
+from fedkd.learner import Training, models, set_threads
+from fedkd.learner.torch_learner import TorchLearner, seeded
 from fedkd.random import derive, generator
 from fedkd.softlabels import Array
-from fedkd.torch_learner import TorchLearner, seeded
 from simulations.benchmarks.bench import save
 
 SEED = 0

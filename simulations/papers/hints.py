@@ -13,12 +13,11 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from fedkd import models
 from fedkd.dataset import as_inputs, load
-from fedkd.hint import Hint
-from fedkd.learner import Training, set_threads
+from fedkd.learner import Training, models, set_threads
+from fedkd.learner.hint import Hint
+from fedkd.learner.torch_learner import TorchLearner, seeded
 from fedkd.random import derive, generator
-from fedkd.torch_learner import TorchLearner, seeded
 
 TEACHER, STUDENT, HIDDEN = 32, 4, 32  # maps of the first convolution, hidden units
 MAPS, UNITS = "1", "8"  # layers of ``models.cnn``: the first convolution with its ReLU, the hidden units with theirs

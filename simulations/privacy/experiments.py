@@ -15,9 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fedkd.charts import Line, line_chart
 from fedkd.config import Config
-from fedkd.page import picture
+from fedkd.report.charts import Line, line_chart
+from fedkd.report.page import picture
 from fedkd.sweep import Sweep, read_sweep
 from fedkd.units import percent
 from simulations.benchmarks.bench import RESULTS, save, spread

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fedkd.audits.membership import VIEWS, Found, attack_membership
 from fedkd.config import Config
 from fedkd.files import write_atomic
-from fedkd.membership import VIEWS, Found, attack_membership
 
 EPSILONS = (0.0, 8.0, 3.0, 1.0)  # 0: no protection
 FULL: dict[str, Any] = {"data": "fashion_mnist", "transfer": "split(size=2000)"}

@@ -15,14 +15,14 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from fedkd.audits import PLANTED
-from fedkd.charts import Line, line_chart
+from fedkd.audits.releases import PLANTED
 from fedkd.events import Gaussian
-from fedkd.page import picture
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import Audit, audit_mechanism, epsilon_bound
 from fedkd.privacy.calibrate import noise_multiplier
 from fedkd.privacy.noise import SystemEntropy
+from fedkd.report.charts import Line, line_chart
+from fedkd.report.page import picture
 from simulations.benchmarks.bench import RESULTS, save
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)

@@ -1,4 +1,4 @@
-/** Softmax regression on public features, also with differential privacy, as fedkd/linear_learner.py has it. */
+/** Softmax regression on public features, also with differential privacy, as fedkd/learner/linear_learner.py has it. */
 
 import type { Event } from "./codec.js";
 import type { Examples } from "./expertise.js";

@@ -1,4 +1,4 @@
-/** Small networks in plain loops: all weights in one array, one example forward, then back. As in fedkd/models.py. */
+/** Small networks in plain loops: all weights in one array, one example forward, then back. As in fedkd/learner/models.py. */
 
 import type { Stream } from "./random.js";
 import { Refusal } from "./errors.js";

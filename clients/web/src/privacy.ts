@@ -72,7 +72,7 @@ export function spending(
  *
  * Every example takes part by a coin of its own. Its gradient is cut to the clip, noise falls on the sum, and that is
  * divided by a batch that is expected and not counted. Momentum, and steps that shrink to nothing, as in
- * fedkd/private_torch.py.
+ * fedkd/learner/private_torch.py.
  */
 export async function descend(
   network: Network,

@@ -1,4 +1,4 @@
-/** How a network learns: mini-batches, Adam, schedules, other views of the inputs (fedkd/torch_learner.py). */
+/** How a network learns: mini-batches, Adam, schedules, other views of the inputs (fedkd/learner/torch_learner.py). */
 
 import { Refusal } from "./errors.js";
 import { sizeOf, type Inputs } from "./features.js";

@@ -14,14 +14,14 @@ import typer
 import fedkd
 from fedkd import config as configuration
 from fedkd import engine, execution, logs, parts
-from fedkd.audit_cli import audit_app
-from fedkd.device_cli import bench_device
+from fedkd.commands.audit import audit_app
+from fedkd.commands.device import bench_device
+from fedkd.commands.join import join
+from fedkd.commands.publish import publish
+from fedkd.commands.serve import nodes_app, pki_app, serve
+from fedkd.commands.status import status
 from fedkd.errors import FedkdError
 from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
-from fedkd.join_cli import join
-from fedkd.publish_cli import publish
-from fedkd.serve_cli import nodes_app, pki_app, serve
-from fedkd.status_cli import status
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -149,7 +149,7 @@ def resume(
         out.print(f"for more, raise rounds in {short(directory.config)} and resume it again", soft_wrap=True)
         return
     if began["engine"] == SERVED:
-        from fedkd.serve_cli import resume_served
+        from fedkd.commands.serve import resume_served
 
         resume_served(resolved, directory)
         return
@@ -173,8 +173,8 @@ def compare(
     ),
 ) -> None:
     """Compare runs: a table, and a page with accuracy over rounds and over bytes."""
-    from fedkd.compare import compare_runs
     from fedkd.files import write_atomic
+    from fedkd.report.compare import compare_runs
     from fedkd.rundir import find
 
     comparison = compare_runs([find(run).path for run in runs])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedkd import charts
-from fedkd.charts import Band, Line, swatch
 from fedkd.journal import SUMMARY, Run, listed, part, real, round_bytes
-from fedkd.page import ROWS, UNKNOWN, DataTable, Panel, data_table, line_legend, panel, thinned
 from fedkd.records import RoundReport
-from fedkd.report_clients import average, bins
+from fedkd.report import charts
+from fedkd.report.charts import Band, Line, swatch
+from fedkd.report.clients import average, bins
+from fedkd.report.page import ROWS, UNKNOWN, DataTable, Panel, data_table, line_legend, panel, thinned
 from fedkd.units import gap, percent, plain, seconds, short, size, three, whole
 
 CLASSES = 20  # of the confusion matrix; beyond that, the classes with the fewest mistakes are gathered

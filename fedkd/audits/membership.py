@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from fedkd.audits import Report
-from fedkd.charts import Line, roc_chart
+from fedkd.audits.releases import Report
+from fedkd.audits.shadows import Held, Seen, check_scene, play, surrogate, surrogate_of_client
 from fedkd.client import spec_of
 from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.events import Unit
 from fedkd.federation import Federation, federation
-from fedkd.page import panel
 from fedkd.privacy import accountant, words
 from fedkd.privacy.audit import (
     Interval,
@@ -39,7 +38,8 @@ from fedkd.privacy.audit import (
 from fedkd.privacy.report import rounded_up, spent_in
 from fedkd.protect import protection_of, spending
 from fedkd.random import generator
-from fedkd.shadows import Held, Seen, check_scene, play, surrogate, surrogate_of_client
+from fedkd.report.charts import Line, roc_chart
+from fedkd.report.page import panel
 from fedkd.softlabels import Array
 from fedkd.units import percent
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from fedkd.audits import Report
+    from fedkd.audits.releases import Report
 
 audit_app = typer.Typer(help="Attack what is promised, or what a run has released.", no_args_is_help=True)
 out = Console(highlight=False)
@@ -29,7 +29,7 @@ def mechanism(
     output: Output = Path("runs/audit"),
 ) -> None:
     """Run the configured mechanisms on neighbors; exit with 1 if more can be told than was promised."""
-    from fedkd.audits import audit_config, mechanism_report
+    from fedkd.audits.releases import audit_config, mechanism_report
     from fedkd.config import resolve
     from fedkd.privacy.noise import SystemEntropy
 
@@ -43,7 +43,7 @@ def labels(
     output: Annotated[Path | None, typer.Option(help="Folder for audit.json and so on; that of the run.")] = None,
 ) -> None:
     """Guess from a run's recorded ballots which classes each client holds (needs record = true)."""
-    from fedkd.audits import audit_labels, label_report
+    from fedkd.audits.releases import audit_labels, label_report
     from fedkd.replay import open_recording
     from fedkd.rundir import find
 
@@ -65,8 +65,8 @@ def mia(
 
     Without a preset or a file: four clients with linear models on the digits, one round.
     """
+    from fedkd.audits.membership import SCENE, attack_membership, membership_report
     from fedkd.config import resolve
-    from fedkd.membership import SCENE, attack_membership, membership_report
 
     scene = [] if preset or config else list(SCENE)
     resolved = resolve(preset=preset, file=config, sets=[*scene, *(set_ or [])]).config
@@ -87,9 +87,9 @@ def canary(
 
     Without a preset or a file: four clients with linear models on the digits, one round.
     """
-    from fedkd.canaries import audit_canaries, canary_report
+    from fedkd.audits.canaries import audit_canaries, canary_report
+    from fedkd.audits.membership import SCENE
     from fedkd.config import resolve
-    from fedkd.membership import SCENE
 
     scene = [] if preset or config else list(SCENE)
     resolved = resolve(preset=preset, file=config, sets=[*scene, *(set_ or [])]).config

@@ -18,7 +18,7 @@ from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, PrivacyError, SpecError
 from fedkd.events import Event, SampledGaussian
 from fedkd.features import CHUNK, SIDE, build, in_pieces
-from fedkd.learner import Training, check_steps
+from fedkd.learner.protocol import Training, check_steps
 from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import Array, one_hot, softmax
 

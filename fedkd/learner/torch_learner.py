@@ -15,7 +15,7 @@ from torch.optim.adam import adam
 from fedkd.augment import augment as augmentations
 from fedkd.errors import CheckpointError, ConfigError, ExtraError, FedkdError, PrivacyError
 from fedkd.events import Event
-from fedkd.learner import Training, check_steps
+from fedkd.learner.protocol import Training, check_steps
 from fedkd.losses import distill_loss
 from fedkd.privacy.noise import Entropy
 from fedkd.schedule import schedule as schedules
@@ -121,7 +121,7 @@ class TorchLearner:
     ) -> None:
         """Minimize the configured distillation loss for ``training.distill_epochs`` passes over rows with w > 0.
 
-        ``hint`` (inputs (B, ...) -> (B,), see :mod:`fedkd.hint`) is added to the loss of each row.
+        ``hint`` (inputs (B, ...) -> (B,), see :mod:`fedkd.learner.hint`) is added to the loss of each row.
         """
         counts = np.flatnonzero(w > 0)
         if not len(counts):
@@ -153,9 +153,9 @@ class TorchLearner:
         entropy: Entropy,
         step: float = 1.5,
     ) -> Event:
-        """Learn private labels by ``steps`` steps of DP-SGD (:mod:`fedkd.private_torch`) and return what it cost.
+        """Learn private labels by ``steps`` steps of DP-SGD (:mod:`.private_torch`) and return what it cost.
 
-        The numbers mean what they mean to :meth:`fedkd.linear_learner.LinearLearner.fit_private`. ``clip`` is the
+        The numbers mean what they mean to :meth:`.LinearLearner.fit_private`. ``clip`` is the
         length of an example's gradient over all weights; from 0.1 to 5 it makes no difference to our networks, since
         steps are divided by it. ``training`` has no say here: examples are taken as they are, unaugmented.
         """
@@ -258,7 +258,7 @@ class TorchLearner:
 
 def _private_torch(what: str) -> Any:
     try:
-        from fedkd import private_torch
+        from fedkd.learner import private_torch
     except ModuleNotFoundError as error:
         raise ExtraError(f"DP-SGD of learner {what!r}", str(error.name), "torch") from None
     return private_torch

@@ -1,6 +1,6 @@
 """What a page is made of: panels, tables of data, and :func:`page`, which sets them into a template.
 
-Whatever is drawn is thinned to what a reader can use, and says so. Looks are in :mod:`fedkd.report_template`.
+Whatever is drawn is thinned to what a reader can use, and says so. Looks are in :mod:`fedkd.report.template`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TypeVar
 import jinja2
 from markupsafe import Markup
 
-from fedkd import charts
-from fedkd.axes import thin
-from fedkd.charts import Line, swatch
-from fedkd.report_template import CSS
+from fedkd.report import charts
+from fedkd.report.axes import thin
+from fedkd.report.charts import Line, swatch
+from fedkd.report.template import CSS
 
 POINTS = 200  # of a line; beyond that, evenly spread rounds are drawn
 ROWS = 100  # of a data table
@@ -70,7 +70,7 @@ def picture(svg: str) -> str:
 
 
 def panel(id: str, title: str, caption: str, svg: str, items: Sequence[tuple[str, str]], *tables: DataTable) -> Panel:
-    """Return the card of a picture by :mod:`fedkd.charts`; ``items`` of its legend are ``(swatch, text)``."""
+    """Return the card of a picture by :mod:`fedkd.report.charts`; ``items`` of its legend are ``(swatch, text)``."""
     caption = caption if svg else caption.replace(UNKNOWN, "").strip()  # the body of the card says it
     legend = charts.legend(items) if items else ""
     return Panel(id, title, caption, Markup(svg), Markup(legend), tables=tables)  # charts escape for themselves

@@ -21,7 +21,6 @@ from fedkd.config import Config
 from fedkd.errors import ConfigError
 from fedkd.files import write_atomic
 from fedkd.learner import LEAST, Learner, PrivateLearner, Training, make_learner, private_trainer
-from fedkd.page import DataTable, Panel, page, picture
 from fedkd.preflight import check_data
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import Audit, LabelInference, audit_mechanism, infer_labels, label_distribution, rate_lower
@@ -31,7 +30,8 @@ from fedkd.privacy.noise import Entropy
 from fedkd.protect import least_of, protection_of, spending
 from fedkd.registry import parse, split
 from fedkd.replay import Recording
-from fedkd.report_template import AUDIT
+from fedkd.report.page import DataTable, Panel, page, picture
+from fedkd.report.template import AUDIT
 from fedkd.rundir import DEPLOYMENT
 from fedkd.softlabels import Array
 from fedkd.units import percent

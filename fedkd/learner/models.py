@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
-from fedkd.learner import check_shape
+from fedkd.learner.protocol import check_shape
 
 
 def build(kind: str, shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:

@@ -2,8 +2,8 @@
 
 The page is self-contained (no script, nothing loaded), works while a run is unfinished, and never looks better than the
 run was: what is not known is said to be unknown, and privacy that is not stated in full is printed as none. Reading is
-in :mod:`fedkd.journal`, the panels are in :mod:`fedkd.report_panels` and
-:mod:`fedkd.report_clients`; here are the words above them.
+in :mod:`fedkd.journal`, the panels are in :mod:`fedkd.report.panels` and
+:mod:`fedkd.report.clients`; here are the words above them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedkd import report_clients as clients
-from fedkd import report_panels as panels
 from fedkd.errors import FedkdError
 from fedkd.files import write_atomic
 from fedkd.journal import SUMMARY, Run, listed, part, read_run, real
-from fedkd.page import ROWS, DataTable, Panel, page
-from fedkd.report_template import REPORT
+from fedkd.report import clients, panels
+from fedkd.report.page import ROWS, DataTable, Panel, page
+from fedkd.report.template import REPORT
 from fedkd.units import gap, percent, plain, points, short, size
 
 PAGE = "report.html"

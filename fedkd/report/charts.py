@@ -1,6 +1,6 @@
 """Charts as pure functions: data in, inline SVG out. No library, no script, no colors of their own.
 
-Every chart scales by its ``viewBox`` and takes its colors from the style sheet of the page (``fedkd.report_template``):
+Every chart scales by its ``viewBox`` and takes its colors from the style sheet of the page (``fedkd.report.template``):
 classes ``s1`` to ``s8`` are a color-blind-safe palette, ``d1`` to ``d3`` dashes, so light, dark and print need no other
 picture. A value that is not known is ``None``: it leaves a gap. A chart of which nothing is known is the empty string.
 Text from a run is escaped here; callers may mark the result as safe.
@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedkd import svg
-from fedkd.axes import log_ticks, nice_ticks
-from fedkd.svg import WIDTH, num
+from fedkd.report import svg
+from fedkd.report.axes import log_ticks, nice_ticks
+from fedkd.report.svg import WIDTH, num
 from fedkd.units import number, percent, points, seconds, short
 
 GLYPH_WIDTH = 6.8  # units per letter at the largest font size the style sheet uses (12 units, on phones)

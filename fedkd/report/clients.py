@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median_low
 
-from fedkd import charts
-from fedkd.charts import Pair, swatch
 from fedkd.journal import Run, listed, part, real
-from fedkd.page import UNKNOWN, Panel, data_table, panel
 from fedkd.records import RoundReport
+from fedkd.report import charts
+from fedkd.report.charts import Pair, swatch
+from fedkd.report.page import UNKNOWN, Panel, data_table, panel
 from fedkd.units import percent, points, seconds, short, three
 
 CLIENTS = 30  # rows of a chart over clients

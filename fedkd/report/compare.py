@@ -17,14 +17,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedkd import charts
-from fedkd.axes import thin
-from fedkd.charts import COLORS, Line
 from fedkd.errors import FedkdError
 from fedkd.journal import Run, part, read_run, real, total
-from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
-from fedkd.report_template import COMPARISON
-from fedkd.table import Cell
+from fedkd.report import charts
+from fedkd.report.axes import thin
+from fedkd.report.charts import COLORS, Line
+from fedkd.report.page import DataTable, Panel, line_legend, page, panel, thinned
+from fedkd.report.table import Cell
+from fedkd.report.template import COMPARISON
 from fedkd.units import percent, seconds, short, size, whole
 
 WIDTH = 100  # columns of a terminal that the table never exceeds

@@ -1,7 +1,7 @@
 """What a hidden layer of a teacher network adds to a student's lesson, where both are on one machine.
 
 Clients of a federation share predictions only, so this is for models that one party holds: a large model of its own
-that teaches the small one which it deploys. :meth:`fedkd.torch_learner.TorchLearner.distill` takes it as ``hint``.
+that teaches the small one which it deploys. :meth:`.TorchLearner.distill` takes it as ``hint``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.progress import track
 
-from fedkd.audits import Report
+from fedkd.audits.releases import Report
+from fedkd.audits.shadows import Held, Seen, check_scene, play, surrogate, surrogate_of_client
 from fedkd.client import spec_of
 from fedkd.config import Config
 from fedkd.errors import ConfigError
@@ -25,7 +26,6 @@ from fedkd.privacy.audit import confidence_logit, correct_guesses, one_run, one_
 from fedkd.privacy.report import rounded_up, spent_in
 from fedkd.protect import protection_of, spending
 from fedkd.random import generator
-from fedkd.shadows import Held, Seen, check_scene, play, surrogate, surrogate_of_client
 from fedkd.softlabels import Array
 
 CONFIDENCE = 0.95

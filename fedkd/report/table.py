@@ -1,6 +1,6 @@
 """What a sweep found: mean and spread over seeds as a table for the terminal, CSV, JSON, LaTeX, and one page.
 
-Reads runs as :mod:`fedkd.compare` does; nothing is trained or measured again.
+Reads runs as :mod:`fedkd.report.compare` does; nothing is trained or measured again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fedkd import charts
-from fedkd.axes import thin
-from fedkd.charts import COLORS, Line
 from fedkd.journal import Run, real, total
-from fedkd.page import DataTable, Panel, line_legend, page, panel, thinned
-from fedkd.report_template import COMPARISON
+from fedkd.report import charts
+from fedkd.report.axes import thin
+from fedkd.report.charts import COLORS, Line
+from fedkd.report.page import DataTable, Panel, line_legend, page, panel, thinned
+from fedkd.report.template import COMPARISON
 from fedkd.units import percent, pieces, seconds, short, size, whole
 
 SCORES = ("student", "ensemble", "local_mean", "local_best", "pooled")

@@ -1,4 +1,4 @@
-"""A whole federation in one process, run many times: what :mod:`fedkd.membership` and :mod:`fedkd.canaries` attack.
+"""A whole federation in one process, run many times: what ``membership`` and ``canaries`` attack.
 
 Both halves are the real ones, from query bytes to release bytes; only the network is missing. What is kept of a run is
 what somebody in it could see.

@@ -1,7 +1,7 @@
 """An ONNX model on the device: fixed features under a head of our own, or a black box that only predicts.
 
 ONNX Runtime cannot train, and on a small device nothing else should have to: the head is softmax regression in numpy
-(:mod:`fedkd.linear_learner`), which learns private labels and soft labels in seconds.
+(:mod:`fedkd.learner.linear_learner`), which learns private labels and soft labels in seconds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import onnxruntime
 
 from fedkd.errors import PrivacyError, SoftLabelError, SpecError, did_you_mean
 from fedkd.events import Event
-from fedkd.learner import Learner, Shape, Training
-from fedkd.linear_learner import LinearLearner
+from fedkd.learner.linear_learner import LinearLearner
+from fedkd.learner.protocol import Learner, Shape, Training
 from fedkd.softlabels import Array, softmax
 
 BATCH = 32
@@ -201,7 +201,7 @@ class OnnxLearner(LinearLearner):
             raise PrivacyError(f"learner 'onnx': {self.network.path} mixes the inputs of a batch, so hides no example")
 
     def fit_private(self, x: Array, y: Array, **options: Any) -> Event:
-        """Learn private labels by DP-SGD, as :meth:`fedkd.linear_learner.LinearLearner.fit_private` says."""
+        """Learn private labels by DP-SGD, as :meth:`fedkd.learner.linear_learner.LinearLearner.fit_private` says."""
         self.check_private(x.shape[1:])
         return super().fit_private(x, y, **options)
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from fedkd.errors import PrivacyError
 from fedkd.events import SampledGaussian
+from fedkd.learner.torch_learner import seeded
 from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import Array
-from fedkd.torch_learner import seeded
 
 MEMORY = 2**26
 """Numbers (256 MiB) that a physical batch may fill with gradients, activations and unfolded images."""
