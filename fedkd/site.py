@@ -37,7 +37,7 @@ from fedkd.config import RUN_NAME, Config
 from fedkd.dataset import Dataset, as_inputs, fingerprint, labels_among, read
 from fedkd.errors import BudgetExhausted, CodecError, ConfigError, DataError, FedkdError, SpecError, did_you_mean
 from fedkd.federation import Federation, federation
-from fedkd.learner import is_factory, names_a_file
+from fedkd.learner import is_factory, names_a_file, names_an_address
 from fedkd.logs import log
 from fedkd.privacy.ledger import Budget
 from fedkd.protect import ON_DEVICE, protection, protection_of
@@ -154,9 +154,10 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
             parse(spec)
         except SpecError as error:
             raise ConfigError(str(error)) from None
-    if own and names_a_file(spec):
+    if own and (names_a_file(spec) or names_an_address(spec)):
+        kind = "a file of this node" if names_a_file(spec) else "an address for this node to ask"
         raise ConfigError(
-            f"learner {spec!r} is a file of this node, which no run may name, since it has data of its own: its owner "
+            f"learner {spec!r} is {kind}, which no run may name, since it has data of its own: its owner "
             "must set learner"
         )
 

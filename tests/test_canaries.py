@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedkd.audits.releases import canaries
+from fedkd.audits import canaries
 from fedkd.commands.audit import audit_app
 from fedkd.config import Config
 from fedkd.errors import ConfigError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fedkd.audits import membership
 from fedkd.audits.membership import Claim, attack_membership, claim_of, membership_report
-from fedkd.audits.releases import membership
 from fedkd.audits.shadows import play
 from fedkd.commands.audit import audit_app
 from fedkd.config import Config

@@ -404,10 +404,10 @@ def test_numbers_out_of_range_are_refused(number, value, sentence):
 
 
 def test_without_opacus_one_line_says_what_to_install(monkeypatch):
-    import fedkd
+    import fedkd.learner
 
     monkeypatch.delitem(sys.modules, "fedkd.learner.private_torch")
-    monkeypatch.delattr(fedkd, "private_torch")
+    monkeypatch.delattr(fedkd.learner, "private_torch")
     for name in [name for name in sys.modules if name.partition(".")[0] == "opacus"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opacus", None)

@@ -183,14 +183,15 @@ def test_unless_its_owner_allows_it_or_has_a_model_of_its_own(allowed, mine, mon
     [
         "onnx:/etc/shadow", "onnx(path='/etc/shadow', head='none')", "(onnx)(path='/etc/shadow')",
         "\uff4f\uff4e\uff4e\uff58(path='/etc/shadow')", "onnx\\\n(path='/etc/shadow')",
+        "http(url='http://127.0.0.1:9/')", "http:http://127.0.0.1:9/", "(http)(url='http://127.0.0.1:9/')",
     ],
 )  # fmt: skip
-def test_a_file_that_the_run_names_is_not_read_beside_own_data(spec, mine, monkeypatch):
+def test_a_file_or_an_address_that_the_run_names_is_not_opened_beside_own_data(spec, mine, monkeypatch):
     asked = CONFIG.model_copy(update={"learner": spec})
     with monkeypatch.context() as patch:
-        patch.setattr(site, "answer", lambda *given: pytest.fail("it was about to be read"))
+        patch.setattr(site, "answer", lambda *given: pytest.fail("it was about to be opened"))
         for allowed in ({}, {"allow-code": True}):
-            assert "is a file of this node" in ask(asked, {**mine, **allowed}, common()).error
+            assert "which no run may name" in ask(asked, {**mine, **allowed}, common()).error
     assert isinstance(ask(asked, {**mine, "learner": BANDS}, common()), Answer)
 
 

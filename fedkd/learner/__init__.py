@@ -11,6 +11,7 @@ from fedkd.learner.make import (
     is_factory,
     make_learner,
     names_a_file,
+    names_an_address,
     with_whole_path,
 )
 from fedkd.learner.named import RANGES, Constant, learner
@@ -48,6 +49,7 @@ __all__ = [
     "learner",
     "make_learner",
     "names_a_file",
+    "names_an_address",
     "private_trainer",
     "see_public",
     "set_threads",

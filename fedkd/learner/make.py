@@ -14,7 +14,7 @@ import numpy as np
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
 from fedkd.learner import named
-from fedkd.learner.named import RANGES, learner, onnx
+from fedkd.learner.named import RANGES, http, learner, onnx
 from fedkd.learner.protocol import Learner, Shape, Training
 from fedkd.registry import parse, split
 from fedkd.softlabels import Array
@@ -142,10 +142,20 @@ def is_factory(spec: str) -> bool:
 
 def names_a_file(spec: str) -> bool:
     """Say whether ``spec`` is a learner that is read from a file, which must be on the device that builds it."""
+    return _named(spec) == onnx.__name__
+
+
+def names_an_address(spec: str) -> bool:
+    """Say whether ``spec`` is a learner that is asked over a network."""
+    return _named(spec) == http.__name__
+
+
+def _named(spec: str) -> str:
+    """Return the name of the learner that ``spec`` builds, however the text spells it; "" if it builds none."""
     try:
-        return parse(spec)[0] == onnx.__name__  # as it will be built: the text may spell a name in other ways
+        return parse(spec)[0]
     except SpecError:
-        return False
+        return ""
 
 
 def with_whole_path(spec: str) -> str:

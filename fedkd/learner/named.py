@@ -17,8 +17,9 @@ learner = Registry("learner")
 
 COUNT: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "at least 1")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions", "threads"), COUNT),
+    **dict.fromkeys(("width", "hidden", "trees", "iterations", "dimensions", "threads", "batch"), COUNT),
     "temperature": (lambda value: 0 < value < math.inf, "above 0"),
+    "timeout": (lambda value: 0 < value < math.inf, "above 0"),
     "size": (lambda value: value >= 0, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
     "penalty": (lambda value: 0 < value < math.inf, "above 0"),
@@ -131,6 +132,40 @@ def onnx(
         temperature=temperature,
         public=public,
         threads=threads,
+    )
+
+
+@learner
+def http(
+    shape: Shape,
+    classes: int,
+    training: Training,
+    seed: int,
+    *,
+    url: str,
+    protocol: str = "v2",
+    input: str = "input",
+    output: str = "",
+    scores: str = "probabilities",
+    batch: int = 64,
+    timeout: float = 30.0,
+) -> Learner:
+    """A model behind an HTTP service, as it is; ``protocol`` is ``v2`` (Open Inference) or ``instances`` (TF Serving).
+
+    ``input`` and ``output`` are names of tensors, the output the last one unless named; ``timeout`` in seconds. A
+    bearer token is taken from ``FEDKD_HTTP_TOKEN``.
+    """
+    from fedkd.learner import http_learner
+
+    return http_learner.build(
+        classes,
+        url=url,
+        protocol=protocol,
+        input=input,
+        output=output,
+        scores=scores,
+        batch=batch,
+        timeout=timeout,
     )
 
 

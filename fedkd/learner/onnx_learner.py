@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from fedkd.errors import PrivacyError, SoftLabelError, SpecError, did_you_mean
+from fedkd.errors import PrivacyError, SpecError, did_you_mean
 from fedkd.events import Event
+from fedkd.learner.black_box import BlackBox, check_scores
 from fedkd.learner.linear_learner import LinearLearner
 from fedkd.learner.protocol import Learner, Shape, Training
-from fedkd.softlabels import Array, softmax
+from fedkd.softlabels import Array
 
 BATCH = 32
 """Inputs that a network is given at a time, where it takes any number: more need memory and gain little."""
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 HEADS = ("softmax", "none")
-SCORES = ("logits", "probabilities")
 
 
 def build(
@@ -44,13 +44,18 @@ def build(
     threads: int,
 ) -> Learner:
     """Return the learner on the ONNX model at ``path`` for inputs of ``shape``; the options are those of ``onnx``."""
-    for option, value, known in (("head", head, HEADS), ("scores", scores, SCORES)):
-        if value not in known:
-            hint = did_you_mean(value, known)
-            raise SpecError(f"learner 'onnx': {option!r} must be {' or '.join(known)}, got {value!r}.{hint}")
+    if head not in HEADS:
+        hint = did_you_mean(head, HEADS)
+        raise SpecError(f"learner 'onnx': 'head' must be {' or '.join(HEADS)}, got {head!r}.{hint}")
+    check_scores("onnx", scores)
     network = Network(path, shape, output=output, threads=threads)
     if head == "none":
-        return BlackBox(network, classes, scores)
+        if network.width != classes:
+            raise SpecError(
+                f"learner 'onnx': {path} has {network.width} scores an input, the transfer set {classes} classes; with "
+                "head='softmax' it makes features."
+            )
+        return BlackBox(network, scores, path)
     return OnnxLearner(network, shape, classes, training, public=public, dimensions=dimensions, temperature=temperature)
 
 
@@ -208,45 +213,6 @@ class OnnxLearner(LinearLearner):
     def _directions(self, x: Array) -> Array:
         z = self.network(x)
         return np.asarray(z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.float32(1e-6)))
-
-
-class BlackBox:
-    """A model that is finished: it says what it thinks, and learns nothing."""
-
-    parameters = 0
-
-    def __init__(self, network: Network, classes: int, scores: str) -> None:
-        """Take ``network``, whose rows are ``scores``: logits or probabilities of ``classes`` classes."""
-        if network.width != classes:
-            raise SpecError(
-                f"learner 'onnx': {network.path} has {network.width} scores an input, the transfer set {classes} "
-                "classes; with head='softmax' it makes features."
-            )
-        self.network, self.classes, self.scores = network, classes, scores
-        self.architecture = f"{network!r}, {scores}"
-
-    def fit(self, x: Array, y: Array, *, rng: np.random.Generator) -> None:
-        """Learn nothing."""
-
-    def distill(self, x: Array, p: Array, *, w: Array, rng: np.random.Generator) -> None:
-        """Learn nothing."""
-
-    def predict(self, x: Array) -> Array:
-        """Return soft labels (n, C); raise :class:`SoftLabelError` for rows that are no probabilities."""
-        z = self.network(x)
-        if self.scores == "logits":
-            return np.asarray(softmax(z), np.float32)
-        total = z.sum(axis=1, keepdims=True)
-        if len(z) and not (z.min() >= 0 and np.abs(total - 1).max() <= 0.02):  # half precision is off by as much
-            raise SoftLabelError(f"{self.network.path} must give probabilities; for logits say scores='logits'")
-        return np.asarray(z / total, np.float32)
-
-    def state(self) -> dict[str, Array]:
-        """Return nothing: all that it knows is in its file."""
-        return {}
-
-    def load(self, state: dict[str, Array]) -> None:
-        """Accept the nothing that :meth:`state` returned."""
 
 
 def _first_line(error: Exception) -> str:
