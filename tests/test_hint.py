@@ -6,7 +6,8 @@ from torch import nn
 from fedkd.errors import SpecError
 from fedkd.learner import Training
 from fedkd.learner.hint import Hint
-from fedkd.learner.torch_learner import TorchLearner, seeded
+from fedkd.learner.models import seeded
+from fedkd.learner.torch_learner import TorchLearner
 from fedkd.losses import attention_loss
 from fedkd.random import generator
 

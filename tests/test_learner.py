@@ -176,7 +176,8 @@ def test_our_adam_is_torchs():
 
 def torch_learner(shape=(1, 8, 8), *, training=TRAINING, **options):
     from fedkd.learner import models
-    from fedkd.learner.torch_learner import TorchLearner, seeded
+    from fedkd.learner.models import seeded
+    from fedkd.learner.torch_learner import TorchLearner
 
     network = seeded(1, lambda: models.mlp(shape, CLASSES, hidden=16))
     return TorchLearner(network, replace(training, **options), "mlp")

@@ -15,8 +15,9 @@ from fedkd.events import SampledGaussian
 from fedkd.federation import federation
 from fedkd.learner import Training, check_private, make_learner, private_torch
 from fedkd.learner.linear_learner import clipped_sum
+from fedkd.learner.models import seeded
 from fedkd.learner.private_torch import Way, clipping, try_out
-from fedkd.learner.torch_learner import TorchLearner, seeded
+from fedkd.learner.torch_learner import TorchLearner
 from fedkd.preflight import check_models
 from fedkd.privacy import neighbors
 from fedkd.privacy.audit import audit_mechanism

@@ -73,10 +73,10 @@ def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, s
     given = _accepted(factory, {"shape": shape, "classes": classes, "seed": seed})
     model = None if "torch" in sys.modules else factory(**given)
     if sys.modules.get("torch") is not None:  # where the factory was what loaded torch, its weights came from no seed
-        from fedkd.learner import torch_learner
+        from fedkd.learner import models, torch_learner
 
-        model = torch_learner.seeded(seed, lambda: factory(**given))
-        if torch_learner.is_module(model):
+        model = models.seeded(seed, lambda: factory(**given))
+        if models.is_module(model):
             return torch_learner.TorchLearner(model, training, spec)
     if hasattr(model, "predict_proba") and hasattr(model, "fit"):
         return _estimator(model, classes, spec)

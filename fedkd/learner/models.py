@@ -9,13 +9,27 @@ import importlib
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ExtraError, SpecError, did_you_mean
 from fedkd.learner.protocol import check_shape
+
+T = TypeVar("T")
+
+
+def seeded(seed: int, make: Callable[[], T]) -> T:
+    """Return ``make()`` with torch's generator seeded, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed & (2**63 - 1))
+        return make()
+
+
+def is_module(model: Any) -> bool:
+    """Say whether ``model`` is a torch network."""
+    return isinstance(model, nn.Module)
 
 
 def build(kind: str, shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:

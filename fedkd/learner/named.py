@@ -211,7 +211,7 @@ def _torch(what: str, kind: str, shape: Shape, classes: int, training: Training,
         from fedkd.learner import models, torch_learner
     except ModuleNotFoundError as error:
         raise ExtraError(what, str(error.name), "torch") from None
-    network = torch_learner.seeded(seed, lambda: models.build(kind, shape, classes, **options))
+    network = models.seeded(seed, lambda: models.build(kind, shape, classes, **options))
     spelled = f"{kind}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
     return torch_learner.TorchLearner(network, training, spelled)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fedkd.errors import PrivacyError
 from fedkd.events import SampledGaussian
-from fedkd.learner.torch_learner import seeded
+from fedkd.learner.models import seeded
 from fedkd.privacy.noise import Entropy
 from fedkd.softlabels import Array
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,28 +15,15 @@ from torch.optim.adam import adam
 from fedkd.augment import augment as augmentations
 from fedkd.errors import CheckpointError, ConfigError, ExtraError, FedkdError, PrivacyError
 from fedkd.events import Event
+from fedkd.learner.models import seeded
 from fedkd.learner.protocol import Training, check_steps
 from fedkd.losses import distill_loss
 from fedkd.privacy.noise import Entropy
 from fedkd.schedule import schedule as schedules
 from fedkd.softlabels import Array
 
-T = TypeVar("T")
-
 TAINTED = "fedkd.tainted"
 """An empty array of this name is in a state that knows private data without noise."""
-
-
-def seeded(seed: int, make: Callable[[], T]) -> T:
-    """Return ``make()`` with torch's generator seeded, and leave the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed & (2**63 - 1))
-        return make()
-
-
-def is_module(model: Any) -> bool:
-    """Say whether ``model`` is a torch network."""
-    return isinstance(model, nn.Module)
 
 
 class Adam:

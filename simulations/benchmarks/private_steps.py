@@ -19,8 +19,9 @@ from torch import nn
 
 from fedkd.learner import models
 from fedkd.learner.linear_learner import clipped_sum
+from fedkd.learner.models import seeded
 from fedkd.learner.private_torch import Clipped, Way, clipping, size, try_out
-from fedkd.learner.torch_learner import Adam, seeded
+from fedkd.learner.torch_learner import Adam
 from fedkd.privacy.noise import Entropy, SystemEntropy
 from fedkd.softlabels import Array, one_hot, softmax
 from simulations.benchmarks.bench import save, spread

@@ -15,7 +15,8 @@ import numpy as np
 from fedkd.dataset import as_inputs, load
 from fedkd.errors import DataError
 from fedkd.learner import Training, models, set_threads
-from fedkd.learner.torch_learner import TorchLearner, seeded
+from fedkd.learner.models import seeded
+from fedkd.learner.torch_learner import TorchLearner
 from fedkd.random import derive, generator
 from fedkd.softlabels import Array
 from simulations.benchmarks.bench import save

@@ -16,7 +16,8 @@ import numpy as np
 from fedkd.dataset import as_inputs, load
 from fedkd.learner import Training, models, set_threads
 from fedkd.learner.hint import Hint
-from fedkd.learner.torch_learner import TorchLearner, seeded
+from fedkd.learner.models import seeded
+from fedkd.learner.torch_learner import TorchLearner
 from fedkd.random import derive, generator
 
 TEACHER, STUDENT, HIDDEN = 32, 4, 32  # maps of the first convolution, hidden units
