@@ -3,7 +3,9 @@
 import base64
 import json
 import os
+import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -194,3 +196,14 @@ def test_what_a_phone_cannot_do_is_one_line_and_no_frame():
     can = "float32, float16, argmax, quantize and weights"
     assert told["refusal"] == f"release: a phone cannot do 'zstd', only {can}; set release = 'float16'"
     assert "frame" not in told and len(told["records"]) == 1
+
+
+def test_all_that_the_page_links_to_is_there_in_the_size_that_is_said():
+    linked = re.findall(r'(?:href|src)="([^"]+)"', (PAGE / "index.html").read_text())
+    icons = json.loads((PAGE / "manifest.webmanifest").read_text())["icons"]
+    shell = re.findall(r'"/([\w.-]+)"', (PAGE / "sw.js").read_text())
+    assert {*linked, *shell, *(icon["src"] for icon in icons)} <= {path.name for path in PAGE.iterdir()}
+    sizes = {icon["src"]: icon["sizes"] for icon in icons if icon["type"] == "image/png"} | {"icon-180.png": "180x180"}
+    for name, said in sizes.items():  # width and height stand at the start of a PNG
+        width, height = struct.unpack(">II", (PAGE / name).read_bytes()[16:24])
+        assert f"{width}x{height}" == said

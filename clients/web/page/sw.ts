@@ -11,6 +11,7 @@ const SHELL = [
   "/worker.js",
   "/style.css",
   "/icon.svg",
+  "/icon-180.png",
   "/manifest.webmanifest",
 ];
 

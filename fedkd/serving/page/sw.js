@@ -8,6 +8,7 @@ var SHELL = [
   "/worker.js",
   "/style.css",
   "/icon.svg",
+  "/icon-180.png",
   "/manifest.webmanifest"
 ];
 var scope = self;
