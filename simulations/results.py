@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.benchmarks.bench import RESULTS
+from simulations.summaries import SUMMARIES
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "RESULTS.md"
@@ -39,7 +40,14 @@ def section(name: str, result: Mapping[str, Any]) -> str:
     picture = RESULTS / f"{name}.svg"
     if picture.exists():
         lines += [f"![{words(name)}]({picture.relative_to(ROOT)})", ""]
-    return "\n".join([*lines, *_blocks({key: value for key, value in result.items() if key != "about"}, 3)])
+    told = {key: value for key, value in result.items() if key != "about"}
+    if name in SUMMARIES and told:
+        settings = [f"- {words(key)}: {said}" for key, value in told.items() if (said := _settings(value)) is not None]
+        lines += [*settings, ""] if settings else []
+        for about, head, rows in SUMMARIES[name](result):
+            lines += [f"{about[:1].upper()}{about[1:]}.", "", *_table(head, rows)]
+        return "\n".join(lines)
+    return "\n".join([*lines, *_blocks(told, 3)])
 
 
 def sentence(name: str) -> str:
@@ -158,11 +166,13 @@ def _blocks(table: Mapping[str, Any], level: int) -> list[str]:
 
 def _block(value: Any, level: int) -> list[str]:
     """Return one table as Markdown if it is one, else its parts one by one."""
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         if all(isinstance(one, Mapping) for one in value):
             records = over_seeds(value) if any("seed" in one for one in value) else list(value)
             return _records([""] * len(records), records)
         return [f"- {json.dumps(one, ensure_ascii=False)}" for one in value] + [""]
+    if not value:
+        return ["None.", ""]
     if all(cell(one) is not None for one in value.values()):
         spreads = any(is_spread(one) for one in value.values())
         rows = [[str(key), str(cell(one))] for key, one in value.items()]

@@ -3,6 +3,7 @@
 import json
 
 from simulations.results import TARGET, cell, markdown, number, over_seeds, section, words
+from simulations.summaries import flat, frontier
 
 
 def test_the_file_is_what_the_command_writes():
@@ -72,3 +73,59 @@ def test_the_order_of_files_decides_nothing(tmp_path):
     text = markdown(tmp_path)
     assert text.index("## Alpha") < text.index("## Zeta")
     assert text == markdown(tmp_path)
+
+
+def spread(mean, sd=0.01):
+    return {"mean": mean, "sd": sd, "median": mean, "values": [mean, mean]}
+
+
+def test_weights_of_ballots_are_rows_and_deals_columns():
+    one = {"seeds": 5, "partition": "iid", "teacher": {"uniform": {"accuracy": spread(0.8)}}}
+    two = {"seeds": 5, "partition": "x", "teacher": {"density": {"accuracy": spread(0.9)}}}
+    text = section("expertise", {"tables": {"mnist": {"IID": one, "skewed": two}}})
+    assert "|  | IID | skewed |" in text
+    assert "| uniform | 80.0 ± 1.0 | – |\n| density | – | 90.0 ± 1.0 |" in text
+
+
+def test_a_rule_against_liars_is_a_row_with_the_worst_that_was_done_to_it():
+    found = {"nobody lies": spread(0.8), "attacks": {"lma, 20%": spread(0.7), "hips, loud, 40%": spread(0.5)}}
+    found |= {"worst loss, 20%": {"points": 10.0, "attack": "lma, 20%"}}
+    found |= {"worst loss, 40%": {"points": 30.0, "attack": "hips, loud, 40%"}}
+    text = section("attacks", {"tables": {"IID": {"defend = none": found}}})
+    assert "|  | IID, no liars | IID, 20 % | IID, 40 % |" in text
+    assert "| defend = none | 80.0 ± 1.0 | 10.0 (lma) | 30.0 (hips, loud) |" in text
+
+
+RUNS = [
+    {
+        "split": "iid",
+        "method": name,
+        "seed": seed,
+        "rounds": 2,
+        "student": [0.5, last],
+        "up": [1000, up],
+        "down": [9, 1],
+    }
+    for name, last, up in (("ours", 0.8, 20), ("fedavg", 0.7, 1000))
+    for seed in (0, 1)
+]
+
+
+def test_methods_say_what_they_reached_and_what_it_took():
+    text = section("methods", {"scene": {"data": "digits", "rounds": 2}, "runs": RUNS})
+    assert "- Scene: data = digits, rounds = 2" in text
+    assert "| IID | ours | 2 | 50.0 ± 0.0 | 1.02 kB | 10 B |" in text
+
+
+def test_the_picture_of_methods_has_a_line_for_each_over_what_was_sent():
+    drawn = frontier(RUNS, split="iid", rounds=2)
+    assert drawn.count('class="line s') == 4  # each is drawn, and has a key
+    assert "ours" in drawn
+    assert "1.02 kB: 80.0%" in drawn  # what all rounds took, not the last
+    assert frontier(RUNS, split="iid", rounds=5) == ""
+
+
+def test_what_is_nested_is_one_row_a_number():
+    assert flat({"a": {"b_c": 1, "d": {"e": 2}}, "f": 3}) == {"a, b c": 1, "a, d, e": 2, "f": 3}
+    text = section("load", {"nodes": {"20": {"seconds": {"up": 1.5}}, "50": {"seconds": {"up": 3.0, "down": 2}}}})
+    assert "| seconds, up | 1.5 | 3 |\n| seconds, down | – | 2 |" in text

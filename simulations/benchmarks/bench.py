@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+SHORT = 200
+"""Lines of a result that are printed."""
 
 
 def machine() -> str:
@@ -29,7 +31,7 @@ def machine() -> str:
 
 
 def save(name: str, result: dict[str, Any], *, module: str = "") -> None:
-    """Write ``results/NAME.json`` and print it; ``module`` made it, if not the benchmark of this name."""
+    """Write ``results/NAME.json``, print it unless it is long; ``module`` made it, or the benchmark of this name."""
     made_by = f"simulations.benchmarks.{name}" if module in ("", "__main__") else module
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     about = {
@@ -41,7 +43,8 @@ def save(name: str, result: dict[str, Any], *, module: str = "") -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({"about": about, **result}, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    text = json.dumps(result, indent=1)
+    print(text if text.count("\n") <= SHORT else f"{name}.json is written; for tables: python -m simulations.results")
 
 
 def spread(values: list[float], digits: int = 4) -> dict[str, Any]:

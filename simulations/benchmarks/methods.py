@@ -1,6 +1,7 @@
 """Every method on the same data: Fashion-MNIST, 10 clients, 54,000 private and 6,000 transfer images, LeNet of 21,840.
 
-Student accuracy after each round and bytes of frames a client, for several splits of the data and several seeds. Runs
+Student accuracy after each round and bytes of frames a client, for several splits of the data and several seeds. FedAvg
+and FedDF, which send weights, take the same local passes; FedDF distills as long as the student does. Runs
 that are in the result file already are not made again, so the benchmark can be stopped and continued, seed by seed.
 Run: python -m simulations.benchmarks.methods [--rounds 20] [--seeds 5] [--splits dirichlet] [--presets expert ds_fl]
 (about 10 minutes a run of 20 rounds on one core; two runs at a time; needs the Fashion-MNIST data set)
@@ -14,8 +15,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
+from fedkd.config import Config
+from simulations.baselines import play_weights
 from simulations.benchmarks.bench import RESULTS, save
 from simulations.scene import play
+from simulations.summaries import frontier
 
 SCENE: dict[str, Any] = {
     "data": "fashion_mnist",
@@ -48,27 +52,37 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "selective_fd": ("selective_fd", {"select": "uniform(size=1000)"}),
 }
 """Label to preset and what it needs to fit 6,000 transfer images; all else is the scene of all."""
+WEIGHTS = {"fedavg": False, "feddf": True}
+"""Baselines that send weights, and whether they distill."""
+LABELS = [*PRESETS, *WEIGHTS]
+DRAWN = ("dirichlet", 20)
+"""Split and rounds of the picture."""
 
 
 def once(split: str, label: str, rounds: int, seed: int) -> dict[str, Any]:
     """Return what one run came to, round by round."""
-    preset, own = PRESETS[label]
     start = time.perf_counter()
-    scene = {**SCENE, **(ONE_SHOT if rounds == 1 else {}), **own}
-    reports = play(preset, **{**scene, "partition": SPLITS[split], "rounds": rounds, "seed": seed})
-    clients = SCENE["clients"]
+    scene = {**SCENE, **(ONE_SHOT if rounds == 1 else {}), "partition": SPLITS[split], "rounds": rounds, "seed": seed}
+    found = _weights(scene, distill=WEIGHTS[label]) if label in WEIGHTS else _predictions(scene, *PRESETS[label])
+    run = {"split": split, "method": label, "seed": seed, "rounds": rounds}
+    return {**run, **found, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _predictions(scene: dict[str, Any], preset: str, own: dict[str, Any]) -> dict[str, Any]:
+    reports, clients = play(preset, **{**scene, **own}), SCENE["clients"]
     return {
-        "split": split,
-        "method": label,
-        "seed": seed,
-        "rounds": rounds,
         "student": [r.metrics["student"] for r in reports],
         "teacher": [r.metrics["ensemble"] for r in reports],
         "local": [r.metrics["local_mean"] for r in reports],
         "up": [(r.metrics["bytes_up"] or 0) / clients for r in reports],
         "down": [(r.metrics["bytes_down"] or 0) / clients for r in reports],
-        "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _weights(scene: dict[str, Any], *, distill: bool) -> dict[str, Any]:
+    reports = play_weights(Config.read(scene, where="simulation"), distill=distill)
+    sent = [r.bytes_each_way for r in reports]
+    return {"student": [r.accuracy for r in reports], "up": sent, "down": sent}
 
 
 def main() -> None:
@@ -77,7 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=list(SPLITS))
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
+    parser.add_argument("--presets", nargs="+", default=LABELS, choices=LABELS)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     path = RESULTS / "methods.json"
@@ -95,6 +109,8 @@ def main() -> None:
             run = done.result()
             runs = [*runs, run]
             runs.sort(key=lambda r: (r["rounds"], r["split"], r["method"], r["seed"]))
+            if drawn := frontier(runs, split=DRAWN[0], rounds=DRAWN[1]):
+                (RESULTS / "methods.svg").write_text(drawn, encoding="utf-8")
             save("methods", {"scene": SCENE, "one_shot": ONE_SHOT, "splits": SPLITS, "presets": PRESETS, "runs": runs})
 
 
