@@ -48,7 +48,11 @@ def _losses(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return ["–"] * 3
     worst = [found[f"worst loss, {share}"] for share in ("20%", "40%")]
-    return [points(found["nobody lies"]), *(f"{w['points']:.1f} ({w['attack'].rpartition(',')[0]})" for w in worst)]
+    return [points(found["nobody lies"]), *(f"{w['points']:.1f} ({_attack(w['attack'])})" for w in worst)]
+
+
+def _attack(name: str) -> str:
+    return name.rpartition(",")[0].replace("claiming to know everything", "boasting")
 
 
 def methods(result: Mapping[str, Any]) -> list[Table]:
