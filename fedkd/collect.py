@@ -102,6 +102,8 @@ class Collector:
         """Start with nothing said; queries are about ``rows`` rows."""
         self.config, self.rows, self.observe = config, rows, observe
         self.state: State
+        self.multicast: int | None = None
+        """Bytes of the frames of the last question, equal ones counted once: what a radio that all hear would carry."""
         self._late: dict[int, tuple[Query, Release]] = {}
         self._late_bytes: dict[str, int] = {}
         self._queries: dict[int, tuple[Query, Mapping[int, Query]]] = {}
@@ -125,7 +127,10 @@ class Collector:
                 full = personal.get(str(name), whole)
                 deltas |= {str(k): f for k, f in audience.frames(told, way.encoding, way.coding, full).items()}
         self._leaning, self._proofs, self._refused = set(deltas), set(), set()
-        return exchange.ask(query.round, whole, personal | deltas, self._acknowledged)
+        own_frames = personal | deltas
+        sent = exchange.ask(query.round, whole, own_frames, self._acknowledged)
+        self.multicast = sum(map(len, {own_frames.get(name, whole) for name in sent}))
+        return sent
 
     def collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
         """Return the answers to ``query``; raise :class:`QuorumError` where there are too few within the deadline."""

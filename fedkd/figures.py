@@ -21,6 +21,7 @@ OTHERS = {
     "teacher_ece": "calibration/teacher_ece",
     "teacher_entropy": "teacher/entropy",
     "coverage": "teacher/coverage",
+    "bytes_multicast": "bytes/multicast",
     "asked": "clients/asked",
     "answered": "clients/answered",
 }

@@ -331,6 +331,7 @@ class Loop:
             "away": float(sum(row["status"] == "away" for row in collected.clients.values())),
             "bytes_up": float(sum(row.get("bytes_up", 0) for row in collected.clients.values())),
             "bytes_down": float(sum(row.get("bytes_down", 0) for row in collected.clients.values())),
+            "bytes_multicast": None if self.collector.multicast is None else float(self.collector.multicast),
         }
 
     def _save(self, path: Path, state: State) -> None:

@@ -122,6 +122,7 @@ ROW = {"status", "bytes_up", "bytes_down", "local", "error"}
 MEASURED = {
     "student", "ensemble", "local_mean", "local_best", "local_worst", "student_nll", "student_ece", "teacher_nll",
     "teacher_ece", "teacher_entropy", "coverage", "asked", "answered", "away", "bytes_up", "bytes_down",
+    "bytes_multicast",
 }  # fmt: skip
 
 SECRET = "patient 17 has label 3"

@@ -249,6 +249,7 @@ def test_bytes_are_those_of_the_frames():
     net = Network(truthful, truthful)
     report = loop(settings(rounds=1)).run(net)[0]
     assert report.metrics["bytes_down"] == 2 * len(net.frames[0])
+    assert report.metrics["bytes_multicast"] == len(net.frames[0])
     (size,) = {row["bytes_up"] for row in report.clients.values()}
     assert ROWS * CLASSES * 4 < size < ROWS * CLASSES * 4 + 40
 

@@ -181,6 +181,7 @@ def test_a_client_that_forgot_is_sent_all_in_the_same_round():
     assert net.asked_again == [(3, "1")]
     assert [row["status"] for row in reports[2].clients.values()] == ["answered", "answered"]
     assert reports[2].clients["1"]["bytes_down"] == len(net.personal[2]["1"]) + len(net.frames[2])
+    assert reports[2].metrics["bytes_multicast"] == sum(map(len, set(net.personal[2].values())))
     assert net.personal[3]["0"] is net.personal[3]["1"]
     assert all_as_in(net, net.frames)
 
