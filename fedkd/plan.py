@@ -19,6 +19,8 @@ from fedkd import transfer
 from fedkd.client import Answer
 from fedkd.codec import Known, encode_query, encode_release, remember, remember_feedback
 from fedkd.config import Config, mixed
+from fedkd.errors import PrivacyError
+from fedkd.events import Event
 from fedkd.expertise import GATES, STATIC
 from fedkd.fedavg import FedAvg, fedavg
 from fedkd.flower.messages import answer_content, query_content, size_of
@@ -28,6 +30,7 @@ from fedkd.preflight import check_attack
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.client_level import full_clip
 from fedkd.privacy.ledger_report import verify
+from fedkd.privacy.purse import fits_in, planned
 from fedkd.privacy.report import spent_in
 from fedkd.privacy.responses import deviation, keep_probability
 from fedkd.protect import SAID, doubtful_delta, least_of, protection_of, spending
@@ -39,7 +42,7 @@ from fedkd.secagg.sizes import conversation
 from fedkd.select import Selection, select
 from fedkd.softlabels import Array, normalize
 from fedkd.stored import Stored, measures, transfer_measures
-from fedkd.units import size
+from fedkd.units import ceiling, size
 
 FINGERPRINT = "00" * 32
 SEARCHED = 100_000
@@ -64,6 +67,28 @@ class Sent:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What the server's ledger says of a run: epsilon ``spent`` before it and ``together`` with it, of ``whole``."""
+
+    spent: float
+    together: float
+    whole: float
+    wanted: float
+    fits: bool
+
+    def sentence(self) -> str:
+        """Say it in one line. What runs spend together is less than the sum of their epsilons."""
+        told = f"epsilon {ceiling(self.spent)} of {self.whole:g} is spent, {max(0.0, self.whole - self.spent):.3g} left"
+        sum_ = f" ({ceiling(self.together)} with what is spent)" if self.spent and (self.fits == self._below) else ""
+        return f"ledger: {told}; this run wants {self.wanted:g}{sum_}: it {'fits' if self.fits else 'would be refused'}"
+
+    @property
+    def _below(self) -> bool:
+        """Whether what is spent together is within the budget; a ledger's own rule may be stricter."""
+        return self.together <= self.whole * (1 + 1e-9)
+
+
+@dataclass(frozen=True)
 class Plan:
     """The bytes of a run, round by round for one client; ``bounds`` are reasons why it may come to less."""
 
@@ -72,6 +97,7 @@ class Plan:
     rounds: tuple[Sent, ...]
     fedavg: FedAvg
     bounds: tuple[str, ...] = ()
+    ledger: Room | None = None
 
     @property
     def handed_out(self) -> int:
@@ -112,7 +138,8 @@ class Plan:
         elif _carried(self.config):
             lines[0] += "; fedkd carries it, so nothing is handed out"
         lines += [f"upper bound: {reason}" for reason in self.bounds]
-        return lines + _privacy(self.config, self.rounds[0].rows, self.transfer.classes) + self._against_fedavg()
+        lines += _privacy(self.config, self.rounds[0].rows, self.transfer.classes)
+        return lines + ([self.ledger.sentence()] if self.ledger else []) + self._against_fedavg()
 
     def cheaper(self, start: int = 0) -> tuple[bool, int | None]:
         """Return whether this run has cost less than FedAvg after round 1, and from which round on that is reversed.
@@ -151,7 +178,14 @@ def plan(config: Config) -> Plan:
         check_shape(spec, data.shape)
     public = transfer_measures(config, data)
     sent = plan_rounds(config, public.rows, data.classes)
-    return Plan(config, public, tuple(sent), fedavg(config, data.shape, data.classes), tuple(_bounds(config)))
+    return Plan(
+        config,
+        public,
+        tuple(sent),
+        fedavg(config, data.shape, data.classes),
+        tuple(_bounds(config)),
+        _in_ledger(config),
+    )
 
 
 def plan_rounds(config: Config, rows: int, classes: int) -> list[Sent]:
@@ -351,10 +385,10 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
     total, once = (spent(spent_in(budget, rounds), config.delta) for rounds in (config.rounds, 1))
     seeded = "" if config.noise == "system" else "; noise = seeded makes it NO PRIVACY"
     lines = [
-        f"privacy: epsilon {total:.3g} at delta {config.delta:g} for one {chosen.unit} ({chosen.neighbors}), "
-        f"{once:.3g} after round 1{seeded}"
+        f"privacy: epsilon {ceiling(total)} at delta {config.delta:g} for one {chosen.unit} ({chosen.neighbors}), "
+        f"{ceiling(once)} after round 1{seeded}"
     ]
-    lines += _in_ledger(config) + [f"warning: {line}" for line in doubtful_delta(config)]
+    lines += [f"warning: {line}" for line in doubtful_delta(config)]
     if chosen.place == "training":
         return [*lines, f"{config.protect}: noise multiplier {noise:.3g}, {budget.steps} steps a round on each client"]
     if chosen.place == "answers":
@@ -387,14 +421,22 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
     return [*lines, f"{told}; sd {sd:.2g} on each mean label" + (" before smoothing" if chosen.smooth else "")]
 
 
-def _in_ledger(config: Config) -> list[str]:
-    """Return what earlier runs have left of the server's budget; reads its ledger and changes nothing."""
+def _in_ledger(config: Config) -> Room | None:
+    """Return whether earlier runs have left room for this one; reads the server's ledger and changes nothing."""
     if not config.ledger:
-        return []
+        return None
+    before: tuple[Event, ...] = ()
     whole = config.ledger_epsilon or config.epsilon
-    fresh = not (Path(config.ledger) / "ledger.jsonl").exists()
-    before = () if fresh else tuple(entry.event for entry in verify(Path(config.ledger)).reservations)
-    return [f"ledger: earlier runs have spent epsilon {spent(before, config.delta):.3g} of {whole:g}"]
+    if (Path(config.ledger) / "ledger.jsonl").exists():
+        known = verify(Path(config.ledger))
+        before, agreed = tuple(entry.event for entry in known.reservations), known.account.budgets[-1]
+        if (agreed.epsilon, agreed.delta) != (whole, config.delta):
+            raise PrivacyError(
+                f"the ledger in {config.ledger} is for epsilon {agreed.epsilon:g} at delta {agreed.delta:g} in all "
+                f"(ledger_epsilon), got {whole:g} at {config.delta:g}: a run would be refused"
+            )
+    together = spent((*before, *planned(config)), config.delta)
+    return Room(spent(before, config.delta), together, whole, config.epsilon, fits_in(config, before))
 
 
 def _turning(first: bool, round_: int | None, counted: str) -> str:

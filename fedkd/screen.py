@@ -17,7 +17,7 @@ from fedkd.config import Config, mixed
 from fedkd.errors import QuorumError
 from fedkd.preflight import liars
 from fedkd.records import RoundReport
-from fedkd.units import size
+from fedkd.units import ceiling, size
 
 LISTED = 40
 """Letters that the changed settings may take in the header; where they take more, they are counted."""
@@ -168,7 +168,7 @@ def scoreboard(summary: Mapping[str, Any], path: Path | None, console: Console) 
     else:
         about = f"one {privacy['unit']}, neighbors {privacy['neighbors']}, {privacy['guarantee']}"
         console.print(
-            f"privacy: [bold]epsilon {privacy['epsilon']:.3g}[/bold] at delta {privacy['delta']:g} for "
+            f"privacy: [bold]epsilon {ceiling(privacy['epsilon'])}[/bold] at delta {privacy['delta']:g} for "
             f"{escape(about)}. {escape(privacy['attacker'])}",
             soft_wrap=True,
         )

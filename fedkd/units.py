@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 
@@ -22,6 +23,14 @@ def points(value: float | None) -> str:
 def three(value: float | None) -> str:
     """Return a number with three decimals, None as a dash."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def ceiling(value: float) -> str:
+    """Return three digits of what was spent, never less than it is: ``2.9999`` as ``"3"``, ``3.001`` as ``"3.01"``."""
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    scale = 10.0 ** (2 - math.floor(math.log10(value)))
+    return f"{math.ceil(value * scale * (1 - 1e-9)) / scale:g}"
 
 
 def gap(difference: float) -> str:

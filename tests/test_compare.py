@@ -197,3 +197,38 @@ def test_own_models_are_not_called_alone_in_a_comparison(runs):
 def test_a_value_that_differs_is_not_broken_inside_a_number(tmp_path):
     paths = [_run(tmp_path / str(i), [0.8], config={"distill": f"kl(temperature=1.{i}25, hard=0.5)"}) for i in range(2)]
     assert "temperature=1.025" in _printed(compare_runs(paths), 100)
+
+
+def _told(path, score, seed=0, replay_of=None, **data):
+    """Write a run whose summary states its data, and what it is a replay of."""
+    folder = _run(path, [score], config={"seed": seed, "data": "digits", **data})
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"data": {"name": "digits", "test": 360}, "provenance": {"transfer_sha256": f"{seed}{data}"}}
+    summary |= {"replay_of": replay_of} if replay_of else {}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_replay_says_what_it_is_of_and_without_whom_and_is_not_best_unless_exact(tmp_path):
+    own = _told(tmp_path / "own", 0.8)
+    loose, exact = (
+        _told(tmp_path / name, 0.9, replay_of={"run": "own", "without": [3], "exact": name == "exact"})
+        for name in ("loose", "exact")
+    )
+    found = compare_runs([own, loose])
+    assert found.best == 0 and not found.tied
+    assert found.settings() == {"without": ["–", "3"], "replay of": ["–", "own, not exact"]}
+    assert "loose is a replay that is not exact: it is not ranked." in found.notes
+    assert "without 3" in _printed(found) and "not exact" in _printed(found)
+    assert "own, not exact" in found.html() and "The best student is that of own" in found.html()
+    found = compare_runs([own, exact])
+    assert found.best == 1 and found.settings()["replay of"] == ["–", "own, exact"]
+
+
+def test_where_only_seeds_deal_the_data_differently_the_note_says_so(tmp_path):
+    zero, one = _told(tmp_path / "zero", 0.8), _told(tmp_path / "one", 0.9, seed=1)
+    words = "Seeds 0 and 1 deal the data differently: compare equal seeds, or see the sweep's table."
+    found = compare_runs([zero, one])
+    assert found.notes[0] == words and words.replace("'", "&#39;") in found.html()
+    other = _told(tmp_path / "other", 0.9, seed=1, partition="iid")
+    assert compare_runs([zero, other]).notes[0].startswith("The runs used different data")

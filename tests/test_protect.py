@@ -167,6 +167,7 @@ def test_a_statement_has_everything_that_belongs_to_an_epsilon(given):
         assert told[key], key
     files = files_of(told)
     assert json.loads(files["privacy_report.json"]) == told
+    assert f"epsilon {told['epsilon']:g} of the budget 3, by the tightest accountant" in files["privacy_report.md"]
     for word in (told["unit"], told["neighbors"], told["adversary"], *told["not_covered"]):
         assert word in files["privacy_report.md"]
 

@@ -97,3 +97,25 @@ def test_a_run_says_what_all_runs_together_have_spent_and_is_not_charged_when_it
         run_in_process(third, workers=1, observe=lambda event, facts: asked.append(event))
     assert "asked" not in asked
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["privacy"] == told
+
+
+def test_a_plan_says_what_is_left_and_that_a_run_would_be_refused(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from fedkd.commands.main import app
+
+    monkeypatch.setenv("COLUMNS", "300")
+    sets = {**CENTRAL, "ledger": str(tmp_path / "ledger"), "ledger_epsilon": 3.5}
+    asked = ["plan", *(word for key, value in sets.items() for word in ("--set", f"{key}={str(value).lower()}"))]
+    first = CliRunner().invoke(app, asked)
+    assert first.exit_code == 0
+    assert "ledger: epsilon 0 of 3.5 is spent, 3.5 left; this run wants 2: it fits" in first.output
+    assert not (tmp_path / "ledger").exists()
+    begin_run(config(tmp_path, ledger_epsilon=3.5), "a")
+    second = CliRunner().invoke(app, asked)
+    assert second.exit_code == 0 and "epsilon 2 of 3.5 is spent, 1.5 left; this run wants 2 (3 with" in second.output
+    begin_run(config(tmp_path, ledger_epsilon=3.5), "b")
+    third = CliRunner().invoke(app, asked)
+    assert third.exit_code == 1 and "it would be refused" in third.output
+    other = CliRunner().invoke(app, [*asked, "--set", "ledger_epsilon=9"])
+    assert isinstance(other.exception, PrivacyError) and "is for epsilon 3.5" in str(other.exception)

@@ -1,4 +1,4 @@
-from fedkd.units import gap, number, percent, pieces, plain, points, seconds, short, size, whole
+from fedkd.units import ceiling, gap, number, percent, pieces, plain, points, seconds, short, size, whole
 
 
 def test_shares_bytes_and_durations_are_written_as_people_write_them():
@@ -38,3 +38,8 @@ def test_lines_break_between_settings_and_never_inside_a_value():
     assert pieces("temperature=1.0", 13) == ["temperature=", "1.0"]
     assert pieces("", 5) == [""]
     assert "".join(pieces("votes,release=argmax", 8)) == "votes,release=argmax"
+
+
+def test_what_was_spent_is_never_written_smaller_than_it_is():
+    spent = (2.9999, 3.0, 3.001, 0.012345, 71.21, 0.0, float("inf"))
+    assert [ceiling(v) for v in spent] == ["3", "3", "3.01", "0.0124", "71.3", "0", "inf"]

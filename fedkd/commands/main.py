@@ -257,13 +257,15 @@ def replay_(
 
 @app.command(name="plan")
 def plan_(preset: Preset = None, config: File = None, set_: Sets = None) -> None:
-    """Predict the bytes of a run and set them beside FedAvg; nothing is trained."""
+    """Predict bytes and privacy of a run; nothing is trained. Exit with 1 if the ledger has no room for it."""
     from fedkd.plan import plan
 
     planned = plan(configuration.resolve(preset=preset, file=config, sets=set_ or []).config)
     out.print(planned.table())
     for line in planned.sentences():
         out.print(line, markup=False, soft_wrap=True)
+    if planned.ledger is not None and not planned.ledger.fits:
+        raise typer.Exit(1)
 
 
 @app.command(name="sweep")

@@ -15,6 +15,7 @@ from fedkd.privacy.accountant import Filter, spent
 from fedkd.privacy.chain import Head
 from fedkd.privacy.ledger import Budget, Ledger
 from fedkd.protect import ON_DEVICE, protection_of, spending
+from fedkd.units import ceiling
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -30,6 +31,30 @@ def planned(config: Config) -> tuple[Event, ...]:
         for e in budget.round
     ]
     return (*budget.once, *whole)
+
+
+def rule_of(plan: Sequence[Event]) -> Callable[[float, float], Callable[[Sequence[Event], Event], bool]]:
+    """Return what makes the filter of a budget: a ``plan`` alone by the tightest accounting, all else by the filter."""
+
+    def fits(epsilon: float, delta: float) -> Callable[[Sequence[Event], Event], bool]:
+        rule = Filter(epsilon, delta)
+
+        def room(before: Sequence[Event], event: Event) -> bool:
+            events = [e for e in (*before, event) if not isinstance(e, NoOp)]
+            if len(events) <= len(plan) and all(events.count(e) <= plan.count(e) for e in events):
+                return spent(plan, delta) <= epsilon * (1 + 1e-9)
+            return rule.fits(before, event)
+
+        return room
+
+    return fits
+
+
+def fits_in(config: Config, before: Sequence[Event]) -> bool:
+    """Say whether the server's ledger would take a run of ``config`` after ``before``; nothing is charged."""
+    plan = planned(config)
+    room = rule_of(plan)(config.ledger_epsilon or config.epsilon, config.delta)
+    return all(room((*before, *plan[:i]), event) for i, event in enumerate(plan))
 
 
 def open_purse(
@@ -51,26 +76,13 @@ def open_purse(
     chosen = protection_of(config)
     if chosen.unit is None or chosen.neighbors is None:
         raise PrivacyError(f"protect = {config.protect!r} has no ledger to keep")
-    plan = planned(config)
-
-    def fits(epsilon: float, delta: float) -> Callable[[Sequence[Event], Event], bool]:
-        rule = Filter(epsilon, delta)
-
-        def room(before: Sequence[Event], event: Event) -> bool:
-            events = [e for e in (*before, event) if not isinstance(e, NoOp)]
-            if len(events) <= len(plan) and all(events.count(e) <= plan.count(e) for e in events):
-                return spent(plan, delta) <= epsilon * (1 + 1e-9)
-            return rule.fits(before, event)
-
-        return room
-
     return Ledger.open(
         folder,
         fingerprint=fingerprint,
         unit=chosen.unit,
         neighbors=chosen.neighbors,
         budget=budget or Budget(config.epsilon, config.delta),
-        fits=fits,
+        fits=rule_of(planned(config)),
         seen=None if accept_loss else seen,
         accept_loss=accept_loss,
     )
@@ -152,7 +164,7 @@ def begin_run(config: Config, run: str) -> float:
             _settle(ledger, config, run)
         except BudgetExhausted:
             raise PrivacyError(
-                f"the ledger in {config.ledger} has no room for this run: epsilon {before:.3g} is spent, this one "
+                f"the ledger in {config.ledger} has no room for this run: epsilon {ceiling(before)} is spent, this one "
                 f"wants {config.epsilon:g}, and all together may spend {whole:g} (ledger_epsilon)"
             ) from None
         return spent(ledger.spent(), config.delta)

@@ -11,6 +11,7 @@ from fedkd.events import Event
 from fedkd.privacy import accountant, words
 from fedkd.privacy.noise import SEEDED
 from fedkd.protect import Spending, doubtful_delta, least_of, protection_of, spending
+from fedkd.units import ceiling
 
 if TYPE_CHECKING:
     from fedkd.config import Config
@@ -90,12 +91,19 @@ def files_of(told: dict[str, Any]) -> dict[str, str]:
     return {"privacy_report.json": json.dumps(told, indent=1) + "\n", "privacy_report.md": markdown(told)}
 
 
+def _accounted(told: dict[str, Any]) -> str:
+    """Return what was spent of the budget, and what would have been said by an accountant that is less exact."""
+    spent, loose = told["epsilon"], told["epsilon_by_rdp"]
+    words = f"epsilon {spent:g} of the budget {told['budget']:g}, by the tightest accountant"
+    return words + (f"; a looser one (Renyi) would say {loose:g} for the same noise" if loose > spent else "")
+
+
 def markdown(told: dict[str, Any]) -> str:
     """Return the statement as Markdown, the claim first and what it does not say right after it."""
     if told["epsilon"] == "infinite":
         return f"# Privacy: {told['guarantee']}\n\nEpsilon is infinite. {told['why']}.\n"
     lines = [
-        f"# Privacy: epsilon {told['epsilon']:g} at delta {told['delta']:g}",
+        f"# Privacy: epsilon {ceiling(told['epsilon'])} at delta {told['delta']:g}",
         "",
         f"- unit: one {told['unit']}; neighbors: {told['neighbors']}",
         f"- against: {told['adversary']}",
@@ -103,7 +111,7 @@ def markdown(told: dict[str, Any]) -> str:
         f"- mechanism: {told['guarantee']}, noise multiplier {told['noise_multiplier']:g}, from {told['noise']}",
         *([f"- {told['ledger']}"] if "ledger" in told else []),
         *([f"- a sum is of {told[LEAST]} clients or more"] if LEAST in told else []),
-        f"- by Renyi accounting alone: epsilon {told['epsilon_by_rdp']:g}; the budget was {told['budget']:g}",
+        f"- spent: {_accounted(told)}",
         *(f"- warning: {line}" for line in told["warnings"]),
         "",
         "## Assumed",

@@ -18,14 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fedkd.errors import FedkdError
-from fedkd.journal import Run, part, read_run, real, total
+from fedkd.journal import Run, listed, part, read_run, real, total
 from fedkd.report import charts
 from fedkd.report.axes import thin
 from fedkd.report.charts import COLORS, Line
 from fedkd.report.page import DataTable, Panel, line_legend, page, panel, thinned
 from fedkd.report.table import Cell
 from fedkd.report.template import COMPARISON
-from fedkd.units import percent, seconds, short, size, whole
+from fedkd.units import ceiling, percent, seconds, short, size, whole
 
 WIDTH = 100  # columns of a terminal that the table never exceeds
 DRAWN = 24  # lines that a chart can tell apart: eight colors times three dashes
@@ -34,6 +34,7 @@ SETTINGS = 60  # keys in the table of settings
 LINES = 3  # settings named in a row of the terminal's table
 ABSENT = "–"
 OTHER_DATA = "The runs used different data or test sets: their accuracies cannot be ranked against each other."
+DATA_KEYS = ("data", "transfer", "partition", "clients")  # what deals the data, beside the seed
 SAME = {"output", "resume", "threads"}  # keys that say where and how, not what
 
 
@@ -46,16 +47,20 @@ class Comparison:
 
     @property
     def best(self) -> int:
-        """The index of the run with the best student; -1 where no run knows its accuracy."""
-        scores = [real(run.scoreboard.get("student")) for run in self.runs]
+        """The index of the run with the best student; -1 where no run knows its accuracy.
+
+        A replay that is not exact is no run that could have been, so it is not ranked.
+        """
+        scores = [real(run.scoreboard.get("student")) if _ranked(run) else None for run in self.runs]
         known = [(score, -i) for i, score in enumerate(scores) if score is not None]
         return -max(known)[1] if known else -1
 
     @property
     def notes(self) -> list[str]:
         """What was odd about the runs: unfinished ones, torn lines, damaged summaries."""
-        notes = [] if self.same_data else [OTHER_DATA]
+        notes = [] if self.same_data else [self._seeds() or OTHER_DATA]
         for name, run in zip(self.names, self.runs, strict=True):
+            notes += [] if _ranked(run) else [f"{name} is a replay that is not exact: it is not ranked."]
             notes += [] if run.finished else [f"{name} is unfinished."]
             notes += [f"{name}: {note}" for note in run.notes]
         return notes
@@ -63,8 +68,19 @@ class Comparison:
     @property
     def same_data(self) -> bool:
         """Whether no two runs state different data, transfer sets or test sizes; only then can scores be ranked."""
-        stated = [_data(run) for run in self.runs]
-        return all(len({one[i] for one in stated if one[i]}) <= 1 for i in range(3))
+        return _alike(self.runs)
+
+    def _seeds(self) -> str:
+        """Return what to do where nothing but the seed makes the runs' data differ; "" where something else does."""
+        seeds: dict[str, list[Run]] = {}
+        for run in self.runs:
+            seeds.setdefault(_value(run.config, "seed"), []).append(run)
+        dealt = {tuple(_value(run.config, key) for key in DATA_KEYS) for run in self.runs}
+        if ABSENT in seeds or len(seeds) < 2 or len(dealt) > 1 or not all(_alike(each) for each in seeds.values()):
+            return ""
+        told = sorted(seeds, key=lambda seed: (len(seed), seed))
+        named = f"{', '.join(told[:-1])} and {told[-1]}" if len(told) <= 5 else f"{', '.join(told[:5])} and others"
+        return f"Seeds {named} deal the data differently: compare equal seeds, or see the sweep's table."
 
     @property
     def tied(self) -> list[str]:
@@ -72,8 +88,8 @@ class Comparison:
         if self.best < 0:
             return []
         scores = [percent(real(run.scoreboard.get("student"))) for run in self.runs]
-        pairs = list(zip(self.names, scores, strict=True))
-        return [name for i, (name, score) in enumerate(pairs) if i != self.best and score == scores[self.best]]
+        rest = [i for i, run in enumerate(self.runs) if i != self.best and _ranked(run)]
+        return [self.names[i] for i in rest if scores[i] == scores[self.best]]
 
     def settings(self) -> dict[str, list[str]]:
         """Return the settings that are not the same in all runs: key -> value in each run."""
@@ -81,6 +97,7 @@ class Comparison:
         keys = list(dict.fromkeys(key for config in configs for key in config if key not in SAME))
         rows = {key: [_value(config, key) for config in configs] for key in keys}
         told = [i for i, config in enumerate(configs) if config]  # a run that does not say differs in nothing
+        rows = {key: [_replayed(run, key) for run in self.runs] for key in ("without", "replay of")} | rows
         return {key: values for key, values in rows.items() if len({values[i] for i in told}) > 1}
 
     def table(self) -> Table:
@@ -135,7 +152,8 @@ class Comparison:
         score = percent(real(run.scoreboard.get("student")))
         tail = " None of the runs has a privacy guarantee." if not any(run.has_guarantee for run in self.runs) else ""
         if not self.same_data:
-            return f"The runs used different data or test sets, so none of them is the best.{tail}"
+            why = self._seeds() or "The runs used different data or test sets, so none of them is the best."
+            return f"{why}{tail}"
         moved = size(run.traffic()[-1])
         if self.tied:
             others = f"{short(self.tied[0], 60)}" + (f" and {len(self.tied) - 1} more" if len(self.tied) > 1 else "")
@@ -228,8 +246,27 @@ def _data(run: Run) -> tuple[str, str, str]:
     return tuple(str(one or "") for one in (data.get("name"), provenance.get("transfer_sha256"), data.get("test")))  # type: ignore[return-value]
 
 
+def _alike(runs: Sequence[Run]) -> bool:
+    """Return whether no two of ``runs`` state different data, transfer sets or test sizes."""
+    stated = [_data(run) for run in runs]
+    return all(len({one[i] for one in stated if one[i]}) <= 1 for i in range(3))
+
+
+def _ranked(run: Run) -> bool:
+    """Return whether a run could have been as it is told: all but replays that are not exact."""
+    return part(run.summary, "replay_of").get("exact") is not False
+
+
+def _replayed(run: Run, key: str) -> str:
+    """Return which clients a replay was made ``without``, or what it is a ``replay of``; a dash for other runs."""
+    told = part(run.summary, "replay_of")
+    if key == "without":
+        return ", ".join(map(str, listed(told, key))) or ABSENT
+    return f"{told.get('run')}, {'exact' if _ranked(run) else 'not exact'}" if told else ABSENT
+
+
 def _privacy(run: Run) -> str:
-    return f"eps {run.epsilon:.3g}" if run.has_guarantee else "NONE"
+    return f"eps {ceiling(run.epsilon or 0.0)}" if run.has_guarantee else "NONE"
 
 
 def _time(run: Run) -> float | None:

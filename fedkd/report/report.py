@@ -18,7 +18,7 @@ from fedkd.journal import SUMMARY, Run, listed, part, read_run, real
 from fedkd.report import clients, panels
 from fedkd.report.page import ROWS, DataTable, Panel, page
 from fedkd.report.template import REPORT
-from fedkd.units import gap, percent, plain, points, short, size
+from fedkd.units import ceiling, gap, percent, plain, points, short, size
 
 PAGE = "report.html"
 SECTIONS = {
@@ -118,7 +118,7 @@ def _privacy(run: Run) -> dict[str, Any]:
     text = f"delta {privacy['delta']}, unit: {privacy['unit']}, neighbors: {privacy['neighbors']}. {why}"
     if "ledger" in privacy:
         text += f" {short(plain(privacy['ledger']), 300)}"
-    headline = f"privacy: {run.guarantee}, epsilon {run.epsilon:g}"
+    headline = f"privacy: {run.guarantee}, epsilon {ceiling(run.epsilon or 0.0)}"
     return {"alarm": False, "headline": headline, "text": short(text.strip(), 900)}
 
 
