@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedkd import parts
-from fedkd.errors import ConfigError, FedkdError, did_you_mean
+from fedkd.errors import ConfigError, FedkdError, SpecError, did_you_mean
 from fedkd.privacy.conflicts import contradictions
 from fedkd.registry import parse, split
 
@@ -140,7 +140,8 @@ class Config(BaseModel):
         try:
             return cls(**cleaned)
         except ValidationError as error:
-            raise ConfigError("\n".join(_sentences(error, where))) from None
+            lines = _sentences(error, where)
+            raise ConfigError("\n".join([*lines, *_ready_made(cleaned, lines, where)])) from None
 
 
 class Resolved:
@@ -234,9 +235,37 @@ def _sentences(error: ValidationError, where: str | Mapping[str, str]) -> list[s
         elif problem["type"] == "value_error":
             lines += str(problem["ctx"]["error"]).splitlines()
         else:
-            expected = problem["msg"].removeprefix("Input ")
-            lines.append(f"{key} = {problem['input']!r}: input {expected}")
+            lines.append(f"{key} must be {_expected(problem['type'], problem)}, got {problem['input']!r}")
     return lines
+
+
+READY = {"dp_sgd": "private", "central": "private_clients", "distributed": "private_masked"}
+"""Protections to the presets that set what goes with them."""
+
+
+def _ready_made(values: Mapping[str, Any], lines: Sequence[str], where: str | Mapping[str, str]) -> list[str]:
+    """Return the preset that would settle all of ``lines``, if there is one and nothing was given that it leaves."""
+    try:
+        name = READY.get(parse(str(values.get("protect", "none")))[0])
+    except SpecError:
+        return []
+    keys = {line.partition(":")[0] for line in lines}
+    if name is None or isinstance(where, str) or values.get("preset") == name:
+        return []
+    given = any(not where.get(key, "preset").startswith("preset") for key in keys)
+    return [] if given or not keys <= parts.preset(name).keys() else [f"`--preset {name}` sets all of this"]
+
+
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "finite": "finite"}
+
+
+def _expected(kind: str, problem: Mapping[str, Any]) -> str:
+    """Return what would be right, in words: pydantic knows the ``kind`` of problem, and the bound that was passed."""
+    bounds = [f"{words} {problem['ctx'][key]:g}" for key, words in BOUNDS.items() if key in problem.get("ctx", {})]
+    return (
+        bounds[0] if bounds else KINDS.get(kind.partition("_")[0], str(problem["msg"]).removeprefix("Input should be "))
+    )
 
 
 def _given(run_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,6 +285,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read configuration {str(file)!r}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
+    if any(isinstance(table.get(key), dict | list) for key in ("base", "grid", "cases")):
+        raise ConfigError(f"{file} is a sweep, many runs; run it with: fedkd sweep {file}")
     if "tool" in table:  # a pyproject.toml of a Flower app
         return _given(table["tool"].get("flwr", {}).get("app", {}).get("config", {}))
     return {key.replace("-", "_"): value for key, value in table.items()}

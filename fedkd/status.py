@@ -22,6 +22,7 @@ from fedkd.files import write_atomic
 from fedkd.journal import CONFIG, METRICS, read_run, real
 from fedkd.logs import moment, one_line, reason, seconds_of
 from fedkd.records import RoundReport
+from fedkd.rundir import DEPLOYMENT
 
 STATUS = "status.json"
 EVERY = 0.2
@@ -32,6 +33,7 @@ PULSE = 5.0
 """Seconds after which a run that does nothing new says that it is alive."""
 STALE = 30.0
 """Seconds without a word after which a run that claims to be running probably is not."""
+INTERRUPTED = "interrupted"
 ENDED = ("done", "failed")
 STATUSES = ("asked", "answered", "late", "silent", "refused", "lost")
 """Where a client is in a round: asked and awaited; answered in time, or late; silent to the end; refused, or its answer
@@ -85,6 +87,11 @@ class Status:
         """Whether the run says that it has ended."""
         return self.state in ENDED
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody stopped the run, which is no failure of its own."""
+        return self.state == "failed" and (self.reason or "").startswith(INTERRUPTED)
+
     def age(self, now: float) -> float:
         """Return the seconds since the run last said anything."""
         return max(0.0, now - self.updated)
@@ -123,6 +130,7 @@ class Progress:
         self._status = status
         self._settled: dict[str, Client] = {}
         self._live: dict[str, Client] = {}
+        self._done = 0
 
     def snapshot(self, **changes: Any) -> Status:
         """Return what is known now, clients in order; ``changes`` on top."""
@@ -170,6 +178,9 @@ class Progress:
             waited = {name: replace(c, status="silent") for name, c in self._live.items() if c.status == "asked"}
             self._live |= waited
         why = None if error is None else reason(error)
+        if why == INTERRUPTED:
+            resume = "" if self._status.engine == DEPLOYMENT else f"; to go on: fedkd resume {self._status.run}"
+            why = f"{INTERRUPTED} after round {self._done}{resume}"
         self._show(state="done" if error is None else "failed", reason=why, phase=None, deadline=None)
 
     def _show(self, **changes: Any) -> None:
@@ -211,6 +222,7 @@ class Progress:
 
     def _settle(self, report: RoundReport, now: float | None) -> None:
         """Replace what was counted live by what the report of the round says."""
+        self._done = report.round
         for name, told in report.clients.items():
             name = one_line(name)
             past, live = self._settled.get(name, Client()), self._live.get(name, Client())

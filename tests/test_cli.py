@@ -101,7 +101,7 @@ def test_resuming_a_finished_run_changes_nothing(finished):
         (["resume", "nothing"], "no run 'nothing'"),
         (["report", "nothing"], "no run 'nothing'"),
         (["compare", "nothing"], "no run 'nothing'"),
-        (["config", "check", "--set", "quorum=2.0"], "quorum = 2.0"),
+        (["config", "check", "--set", "quorum=2.0"], "quorum must be at most 1, got 2.0"),
         (["config", "check", "--set", "aggregate=trimmed_mean(trim=0.9)"], "'trim' must be in [0, 0.5), got 0.9"),
         (["run", "--name", "x", "--set", "transfer=split(size=5000)"], "size must be in [1, 1396]"),
         (["run", "--name", "x", "--set", "learner=site_mdel:make"], "no module named 'site_mdel' here"),

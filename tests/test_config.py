@@ -67,11 +67,16 @@ def test_all_problems_are_told_at_once():
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"rounds": 0}, "rounds = 0: input should be greater than or equal to 1"),
-        ({"rounds": "three"}, "rounds = 'three': input should be a valid integer"),
-        ({"rounds": True}, "rounds = True: input should be a valid integer"),
-        ({"quorum": 1.5}, "quorum = 1.5: input should be less than or equal to 1"),
-        ({"learning_rate": "1e-3"}, "learning_rate = '1e-3': input should be a valid number"),
+        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"rounds": "three"}, "rounds must be a whole number, got 'three'"),
+        ({"rounds": True}, "rounds must be a whole number, got True"),
+        ({"quorum": 1.5}, "quorum must be at most 1, got 1.5"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number, got '1e-3'"),
+        ({"learning_rate": float("nan")}, "learning_rate must be"),
+        ({"delta": 1.0}, "delta must be below 1, got 1.0"),
+        ({"delta": 0}, "delta must be above 0, got 0"),
+        ({"pooled": "maybe"}, "pooled must be true or false, got 'maybe'"),
+        ({"student": 3}, "student must be text, got 3"),
         ({"student": "none", "feedback": "student"}, "feedback: 'student' needs a student"),
         ({"resume": True}, "resume: needs output"),
         ({"aggregate": "trimmed_mean(trim='a')"}, "'trim' must be float, got 'a'"),
@@ -173,3 +178,21 @@ def test_what_our_own_launcher_sends_means_every_value_even_where_it_equals_a_de
 
 def test_an_unknown_preset_in_python_names_the_nearest():
     assert "Did you mean 'ds_fl'?" in problems(preset="ds_lf")
+
+
+def test_a_protection_on_top_of_the_default_names_the_preset_that_sets_the_rest():
+    for protect, preset in (("dp_sgd", "private"), ("central", "private_clients"), ("distributed", "private_masked")):
+        with pytest.raises(ConfigError) as caught:
+            resolve(sets=[f"protect={protect}", "epsilon=3"], environ={})
+        assert str(caught.value).endswith(f"\n`--preset {preset}` sets all of this")
+        resolve(preset=preset, sets=["epsilon=3"], environ={})
+    with pytest.raises(ConfigError) as caught:  # what was asked for would still be wrong under the preset
+        resolve(sets=["protect=dp_sgd", "epsilon=3", "expertise=density"], environ={})
+    assert "--preset" not in str(caught.value)
+
+
+def test_a_sweep_is_not_read_as_one_run(tmp_path):
+    file = tmp_path / "two.toml"
+    file.write_text("seeds = 2\n[base]\nrounds = 1\n")
+    with pytest.raises(ConfigError, match="two.toml is a sweep, many runs; run it with: fedkd sweep .*two.toml"):
+        resolve(file=file, environ={})

@@ -177,3 +177,14 @@ def test_a_name_of_torchvision_says_how_to_write_it(given, meant):
 def test_every_family_of_torchvision_has_the_member_that_is_suggested():
     models = pytest.importorskip("torchvision.models")
     assert set(TORCHVISION.values()) <= set(models.list_models(module=models))
+
+
+@pytest.mark.parametrize("kind", ["SVC", "LinearSVC"])
+def test_an_estimator_that_knows_no_probabilities_is_refused_when_it_is_made(own, kind):
+    text = (
+        f"from sklearn.svm import {kind}\nfrom sklearn.calibration import CalibratedClassifierCV\n"
+        f"def make():\n    return {kind}()\ndef sure():\n    return CalibratedClassifierCV({kind}(), cv=2)\n"
+    )
+    with pytest.raises(SpecError, match=rf"{kind}, which has no predict_proba: use .* CalibratedClassifierCV\({kind}"):
+        own(text)
+    own(text, "sure").fit(*images(60, (1, 8, 8)), rng=generator(0, "fit"))

@@ -209,7 +209,9 @@ def test_inputs_that_a_learner_cannot_take_are_refused_as_a_run_does(tmp_path):
     np.savez(tmp_path / "own.npz", x=np.zeros((50, 4), np.float32), y=np.arange(50) % 3)
     own = [f"data=npz:{tmp_path}/own.npz", "transfer=split(size=10)"]
     for sets in (["learner=mlp, cnn(width=4)"], ["student=cnn"]):
-        with pytest.raises(SpecError, match=r"learner cnn.* needs images .* of at least 4x4, got \(4,\)"):
+        with pytest.raises(
+            SpecError, match=r"learner cnn.* needs images .* of at least 4x4, got \(4,\); .* use mlp, linear,"
+        ):
             plan(config_of(*own, *sets))
     plan(config_of(*own, "learner=mlp, mlp, mlp, cnn", "student=none"))  # three clients: none gets the fourth
 

@@ -36,8 +36,8 @@ def read(**given):
     ("given", "message"),
     [
         ({**DP_SGD, "epsilon": 0.0}, "epsilon: protect = 'dp_sgd' needs a budget above 0"),
-        ({**DP_SGD, "epsilon": -1.0}, "epsilon = -1.0: input should be greater than or equal to 0"),
-        ({**DP_SGD, "delta": 1.0}, "delta = 1.0: input should be less than 1"),
+        ({**DP_SGD, "epsilon": -1.0}, "epsilon must be at least 0, got -1.0"),
+        ({**DP_SGD, "delta": 1.0}, "delta must be below 1, got 1.0"),
         ({"epsilon": 1.0}, "epsilon: 1 needs a protection, as in protect = 'dp_sgd'"),
         ({**DP_SGD, "expertise": "density"}, "expertise: 'density' reads private data, which dp_sgd does not cover"),
         ({**DP_SGD, "evidence": "neighbors"}, "evidence: 'neighbors' reads private data beside the model"),

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fedkd import collect, status
 from fedkd.commands.main import app
-from fedkd.commands.status import headline, watch
+from fedkd.commands.status import exit_code, headline, screen, watch
 from fedkd.config import Config
 from fedkd.engine import run_in_process
 from fedkd.errors import DataError, QuorumError
@@ -211,7 +211,7 @@ def test_a_run_that_has_nothing_new_still_says_that_it_lives(tmp_path, monkeypat
     ("error", "reason"),
     [
         (QuorumError("0 of 3 clients answered"), "0 of 3 clients answered"),
-        (KeyboardInterrupt(), "interrupted"),
+        (KeyboardInterrupt(), "interrupted after round 0; to go on: fedkd resume {run}"),
         (ValueError("private: 42"), "ValueError"),
     ],
 )
@@ -219,7 +219,7 @@ def test_how_a_run_failed_is_said_in_one_line_without_what_others_wrote(tmp_path
     with pytest.raises(type(error)), StatusFile(tmp_path):
         raise error
     found = read_status(tmp_path)
-    assert (found.state, found.reason) == ("failed", reason)
+    assert (found.state, found.reason) == ("failed", reason.format(run=tmp_path.name))
 
 
 def test_a_status_that_cannot_be_written_does_not_stop_the_run(tmp_path):
@@ -408,3 +408,18 @@ def test_a_run_that_was_killed_goes_stale(tmp_path):
     assert not found.ended
     assert not found.stale(found.updated + status.STALE - 1)
     assert found.stale(found.updated + status.STALE + 1)
+
+
+def test_a_run_that_somebody_stopped_is_called_interrupted_and_says_how_to_go_on(tmp_path):
+    path = tmp_path / "own"
+    path.mkdir()
+    report = RoundReport(2, {}, {"0": {"status": "answered"}}, {}, {})
+    with pytest.raises(KeyboardInterrupt), StatusFile(path, engine="inprocess", rounds=5) as observe:
+        observe("report", {"report": report})
+        observe("round", {"round": 3})
+        raise KeyboardInterrupt
+    found = read_status(path)
+    assert found.interrupted and found.state == "failed" and exit_code(found, found.updated) == 1
+    shown = [str(line) for line in screen(found, found.updated).renderables]
+    assert shown[0].startswith("own: interrupted, round 3 of 5")
+    assert shown[1] == "  interrupted after round 2; to go on: fedkd resume own"

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from fedkd.errors import DataError, FedkdError
 from fedkd.rundir import find
-from fedkd.status import STATUSES, Client, Status, newest_run, read_status
+from fedkd.status import INTERRUPTED, STATUSES, Client, Status, newest_run, read_status
 from fedkd.units import seconds, short, size
 
 LOOK = 0.5
@@ -40,7 +40,7 @@ def status(
 ) -> None:
     """Show how a run is doing: its state, and for each client what it sent and when.
 
-    Exit code 0 while it runs and when it is done, 1 where it failed or was killed, 2 where there is no such run.
+    Exit code 0 while it runs and when it is done, 1 where it failed or was stopped, 2 where there is no such run.
     """
     path = the_run(run)
     with contextlib.ExitStack() as stack:
@@ -134,7 +134,8 @@ def screen(found: Status, now: float) -> Group:
 
 def headline(found: Status, now: float) -> str:
     """Return a run in one line: state, round, how many clients are where, bytes, time."""
-    words = [f"{found.run}: {'stale, was ' if found.stale(now) else ''}{found.state}"]
+    state = INTERRUPTED if found.interrupted else found.state
+    words = [f"{found.run}: {'stale, was ' if found.stale(now) else ''}{state}"]
     if found.state == "waiting for clients":
         words.append(f"{found.present} of {found.wanted} are here")
     if found.round:

@@ -80,6 +80,12 @@ def make_learner(spec: str, *, shape: Shape, classes: int, training: Training, s
             return torch_learner.TorchLearner(model, training, spec)
     if hasattr(model, "predict_proba") and hasattr(model, "fit"):
         return _estimator(model, classes, spec)
+    if hasattr(model, "fit") and type(model).__module__.partition(".")[0] == "sklearn":
+        kind = type(model).__name__  # its predict says classes or numbers, where rows of probabilities are needed
+        raise SpecError(
+            f"learner {spec!r} returned {kind}, which has no predict_proba: use another classifier, "
+            f"or CalibratedClassifierCV({kind}(), cv=2)."
+        )
     if not callable(getattr(model, "predict", None)):
         raise SpecError(f"learner {spec!r} returned {type(model).__name__}, which has no predict(x).")
     return Adapted(model, spec)

@@ -138,7 +138,8 @@ def check_shape(spec: str, shape: Shape) -> None:
     least = LEAST.get(name, 0)
     if least and (len(shape) != 3 or min(shape[1:]) < least):
         raise SpecError(
-            f"learner {spec} needs images (channels, height, width) of at least {least}x{least}, got {shape}."
+            f"learner {spec} needs images (channels, height, width) of at least {least}x{least}, got {shape}; "
+            "for such data use mlp, linear, logistic or forest"
         )
 
 
