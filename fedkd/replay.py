@@ -20,7 +20,7 @@ from fedkd.config import Config, Resolved, resolve
 from fedkd.errors import CheckpointError, ConfigError, QuorumError
 from fedkd.federation import Federation, federation
 from fedkd.feedback import Back, Outcome
-from fedkd.files import load_arrays, write_atomic
+from fedkd.files import load_arrays, whole_or_nothing, write_atomic
 from fedkd.journal import part, read_run, real
 from fedkd.learner import Learner, set_threads
 from fedkd.recording import Recorded, load_round, path_of
@@ -157,6 +157,8 @@ class Replayed(Loop):
     def _collect(self, exchange: Exchange, query: Query, sent: Mapping[str, int]) -> Collected:
         gone = {str(key) for key in self.without}
         report = self.recording.reports[query.round - 1]
+        multicast = real(report.metrics.get("bytes_multicast"))
+        self.collector.multicast = None if multicast is None else int(multicast)  # of the run, as all bytes are
         releases = {key: release for key, release in self._now.releases.items() if key not in self.without}
         if not any(release.w.any() for release in releases.values()) and len(query.indices):
             left_out = ", ".join(str(key) for key in sorted(self.without))
@@ -281,36 +283,37 @@ def replay(
     path = _place(recording, name)
     directory, shared = RunDirectory(path), recording.shared
     config = settings.config.model_copy(update={"output": str(path)})
-    write_atomic(directory.config, settings.to_toml().encode())
-    directory.note(REPLAY, command)
+    with whole_or_nothing(path):
+        write_atomic(directory.config, settings.to_toml().encode())
+        directory.note(REPLAY, command)
 
-    def record(event: str, facts: Mapping[str, Any]) -> None:
-        if event == "report":
-            directory.append(facts["report"])
-        observe(event, facts)
+        def record(event: str, facts: Mapping[str, Any]) -> None:
+            if event == "report":
+                directory.append(facts["report"])
+            observe(event, facts)
 
-    student = build_student(config, shared)
-    set_threads(config.threads)
-    loop = Replayed(recording, config, student, without=without, observe=record)
-    others: dict[int, Replayed] = {}
-    for key in recording.clients if leave_one_out or students else ():
-        if key not in without:
-            own = build_student(config, shared) if students else None
-            others[key] = Replayed(recording, config, own, without=[*without, key])
-    for number in range(1, config.rounds + 1):
-        recorded = recording.round(number)
-        loop.again(recorded)
-        for key, other in list(others.items()):
-            try:
-                other.again(recorded)
-            except QuorumError:
-                del others[key]  # alone in a round: nothing can be said without it
-    observe("summary", {"pooled": _pooled(recording, config) is None and config.pooled})
-    summary = _summary(recording, config, loop, without, command)
-    values = _values(recording, loop, others, without) if leave_one_out or students else []
-    directory.finish(summary, student)
-    if values:
-        _save_values(path / "value.json", config, summary, values)
+        student = build_student(config, shared)
+        set_threads(config.threads)
+        loop = Replayed(recording, config, student, without=without, observe=record)
+        others: dict[int, Replayed] = {}
+        for key in recording.clients if leave_one_out or students else ():
+            if key not in without:
+                own = build_student(config, shared) if students else None
+                others[key] = Replayed(recording, config, own, without=[*without, key])
+        for number in range(1, config.rounds + 1):
+            recorded = recording.round(number)
+            loop.again(recorded)
+            for key, other in list(others.items()):
+                try:
+                    other.again(recorded)
+                except QuorumError:
+                    del others[key]  # alone in a round: nothing can be said without it
+        observe("summary", {"pooled": _pooled(recording, config) is None and config.pooled})
+        summary = _summary(recording, config, loop, without, command)
+        values = _values(recording, loop, others, without) if leave_one_out or students else []
+        directory.finish(summary, student)
+        if values:
+            _save_values(path / "value.json", config, summary, values)
     notes = [*value_caveats(config), *_steps(loop, students)] if values else []
     if summary["replay_of"]["identical"]:
         what = "With all clients" if values else "Nothing was changed"

@@ -21,10 +21,13 @@ from fedkd.learner import Learner, make_learner, see_public, set_threads
 from fedkd.privacy.report import statement
 from fedkd.protect import doubtful_delta
 from fedkd.random import derive, generator
+from fedkd.softlabels import Array
 from fedkd.state import State
 
 LAG = 0.02
 """How far a student may stay behind its teacher before that is worth a warning; both are measured on few rows."""
+UNSURE = 0.3
+"""How far a student's confidence may stay below its accuracy before that is worth a word."""
 OWN = ("expert", "one_shot", "tiny")
 """Presets that are nobody else's method, so that another part may be advised."""
 ALONE = "one client has nobody to average with"
@@ -116,6 +119,7 @@ def summarize(
         "warnings": [
             *doubtful_delta(config),
             *warnings(config, board, first=first.metrics, test=len(data.y_test)),
+            *(unsure(config, p, test[1]) if simulated and p is not None and test is not None else []),
         ],
     }
 
@@ -157,6 +161,21 @@ def warnings(config: Config, board: Mapping[str, Any], *, first: Mapping[str, An
             "distillation made it worse."
         )
     return found
+
+
+def unsure(config: Config, p: Array, y: Array) -> list[str]:
+    """Return a line where the student's soft labels ``p`` (n, C) are right far more often than they claim.
+
+    Private clients answer softly, so that noise moves their labels little; that can be mended afterwards, for free.
+    """
+    right, sure = metrics.accuracy(p, y), float(p.max(axis=1).mean()) if len(p) else 0.0
+    replayed = config.record and (config.rounds == 1 or config.feedback == "none")
+    if right is None or right - sure < UNSURE or config.protect == "none" or config.sharpen != "none" or not replayed:
+        return []
+    return [
+        f"the student is right in {right:.0%} and {sure:.0%} sure on average: trust its classes, not its "
+        "probabilities. Mended without a cost in privacy: fedkd replay RUN --set 'sharpen=power(beta=8.0)'"
+    ]
 
 
 def _pooled(config: Config, shared: Federation) -> float | None:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
+
+from fedkd.commands.group import PANELS
+from fedkd.commands.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--set", "clients=3", "--set", "learner=mlp, logistic", "--set", "student=mlp", "--set", "rounds=2",
@@ -219,3 +223,18 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(finished, number, code,
     assert journal(tmp_path / "runs" / "run") == journal(tmp_path / "runs" / "whole")
     student = "student.safetensors"
     assert (tmp_path / "runs/run" / student).read_bytes() == (tmp_path / "runs/whole" / student).read_bytes()
+
+
+def test_help_begins_with_run_and_every_command_has_a_heading(tmp_path):
+    text = fedkd("--help", cwd=tmp_path, check=True).stdout
+    titles = [text.index(f" {title} ") for title in PANELS]
+    assert titles == sorted(titles) and text.index("Run and look") < text.index(" run ") < text.index(" plan ")
+    named = [name for names in PANELS.values() for name in names]
+    assert sorted(named) == sorted(set(named)), "twice under a heading"
+    assert set(named) <= set(get_command(app).commands)
+
+
+@pytest.mark.parametrize("words", [["runn"], ["config", "shw"]])
+def test_the_nearest_command_is_named_once(words, tmp_path):
+    done = fedkd(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("Did you mean")) == (2, 1)

@@ -16,7 +16,7 @@ from fedkd.files import load_arrays, write_atomic
 from fedkd.learner import set_threads
 from fedkd.recording import path_of, save_round
 from fedkd.records import Query, Release, Teacher
-from fedkd.replay import caveats, changed, hit_rate, open_recording, replay, value_caveats
+from fedkd.replay import Replayed, caveats, changed, hit_rate, open_recording, replay, value_caveats
 from fedkd.report import write_report
 from fedkd.report.compare import compare_runs
 from fedkd.rounds import Evaluation, Loop
@@ -378,3 +378,17 @@ def test_the_header_of_a_replay_names_who_is_left_out(base, monkeypatch):
     monkeypatch.chdir(base.parent)
     done = CliRunner().invoke(cli.app, ["replay", "base", "--without", "1"])
     assert "clients   2 of 3" in done.output and "without   1" in done.output
+
+
+def test_ctrl_c_leaves_nothing_of_a_replay_and_says_so(base, monkeypatch):
+    before = sorted(base.parent.iterdir())
+
+    def stop(self, recorded):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Replayed, "again", stop)
+    monkeypatch.chdir(base.parent)
+    for given in ([], ["--name", "mine"]):
+        done = CliRunner().invoke(cli.app, ["replay", "base", *given])
+        assert done.exit_code == 130 and done.stderr == "interrupted; nothing kept\n"
+        assert "Traceback" not in done.output and sorted(base.parent.iterdir()) == before

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 from test_replay import run
 
 from fedkd.config import Config
-from fedkd.scoreboard import warnings
+from fedkd.scoreboard import unsure, warnings
 
 BOARD = {"student": 0.5, "local_best": 0.8, "local_mean": 0.4, "ensemble": 0.6}
 ABOVE = {"student": 0.85, "local_best": 0.9, "local_mean": 0.5, "ensemble": 0.86}
@@ -71,3 +72,14 @@ def test_a_teacher_about_classes_is_not_held_against_the_labels_of_samples(tmp_p
     }
     summary = json.loads((run(tmp_path / "fd", **classes) / "summary.json").read_text())
     assert summary["reliability"] == {} and summary["scoreboard"]["ensemble"] is None
+
+
+def test_a_private_student_that_is_far_too_unsure_is_told_and_how_to_mend_it():
+    soft, sharp = (np.array([[top, 1 - top]] * 10) for top in (0.6, 0.9))
+    y = np.zeros(10, int)
+    private = Config(preset="private", protect="dp_sgd", rounds=1)
+    (said,) = unsure(private, soft, y)
+    assert "right in 100% and 60% sure" in said and "fedkd replay RUN --set 'sharpen=power(beta=8.0)'" in said
+    assert unsure(private, sharp, y) == []
+    for other in ({"protect": "none"}, {"record": False}, {"sharpen": "power"}, {"rounds": 2, "feedback": "teacher"}):
+        assert unsure(private.model_copy(update=other), soft, y) == []

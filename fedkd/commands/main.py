@@ -16,6 +16,7 @@ from fedkd import config as configuration
 from fedkd import engine, execution, logs, parts
 from fedkd.commands.audit import audit_app
 from fedkd.commands.device import bench_device
+from fedkd.commands.group import SUGGEST, Group
 from fedkd.commands.join import join
 from fedkd.commands.publish import publish
 from fedkd.commands.serve import nodes_app, pki_app, serve
@@ -25,6 +26,7 @@ from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,6 +43,7 @@ app.command(name="serve")(serve)
 app.command(name="bench-device")(bench_device)
 app.command()(status)
 app.command()(publish)
+app.suggest_commands = SUGGEST  # of its groups, too
 
 CORES = os.cpu_count() or 1
 LEFT_OUT = ("flwr", "grpc", "jinja2", "dp_accounting", "starlette", "uvicorn", "httpx", "segno")
@@ -236,17 +239,21 @@ def replay_(
 
     recording = replay.open_recording(find(run))
     settings = replay.changed(recording, set_ or [])
-    with Screen(settings.config, f"replay of {recording.name}", out, without=without or ()) as screen:
-        done = replay.replay(
-            recording,
-            settings,
-            without=without or [],
-            name=name,
-            leave_one_out=leave_one_out,
-            students=students,
-            observe=screen,
-            command=engine.command_line(),
-        )
+    try:
+        with Screen(settings.config, f"replay of {recording.name}", out, without=without or ()) as screen:
+            done = replay.replay(
+                recording,
+                settings,
+                without=without or [],
+                name=name,
+                leave_one_out=leave_one_out,
+                students=students,
+                observe=screen,
+                command=engine.command_line(),
+            )
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing kept")
+        sys.exit(130)
     write_report(done.path)
     scoreboard(done.summary, short(done.path), out)
     if done.values:
