@@ -21,6 +21,7 @@ from fedkd.units import ceiling, size
 
 LISTED = 40
 """Letters that the changed settings may take in the header; where they take more, they are counted."""
+COLUMNS = "ensem: the teacher; local, best: clients' own models, mean and best; up/cl, down/cl: of one client"
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -104,6 +105,7 @@ class Screen:
         else:
             goal = f"epsilon {config.epsilon:g} at delta {config.delta:g} ({escape(config.protect)})"
             self.console.print(f"  privacy   at most [bold]{goal}[/bold]", soft_wrap=True)
+        self.console.print(f"  columns   {COLUMNS}", style="dim", soft_wrap=True)
         if self.plain:
             self.console.print(_HEADER)
 

@@ -1,5 +1,7 @@
 """Audits: bounds with known answers, attacks by hand, and a planted error that every mechanism's audit must find."""
 
+import dataclasses
+import io
 import json
 import math
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fedkd.audits import releases as audits
@@ -489,3 +492,20 @@ def test_a_deployment_has_no_truth_to_compare_with(recorded):
     found = CliRunner().invoke(audit_app, ["labels", str(recorded.path)])
     assert isinstance(found.exception, ConfigError)
     assert "deployment" in str(found.exception)
+
+
+def test_the_table_of_mechanisms_says_first_that_its_epsilons_are_not_the_runs_and_breaks_no_word():
+    config = Config(protect="dp_sgd", epsilon=3.0, learner="linear", expertise="uniform", evidence="none")
+    name = "DP-SGD of linear(dimensions=20, temperature=4.0), 4 steps"
+    found = audits.Finding(name, "epsilon", 6.22, 0.4, 13.207, 6.7, False, 100)
+    report = audits.mechanism_report(config, [found])
+    assert report.lead.startswith("The run is promised epsilon 3.")
+    assert report.markdown().index(report.lead) < report.markdown().index("| mechanism |")
+    assert report.lead in report.html()
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.table())
+    text = console.export_text()
+    for word in ("dimensions=20,", "temperature=4.0),", "PASS, but", "blind", "not found"):
+        assert word in text
+    as_configured = audits.mechanism_report(config, [dataclasses.replace(found, audited=6.22)])
+    assert as_configured.lead == ""

@@ -114,6 +114,7 @@ def test_the_right_mechanism_passes(tmp_path, same_noise):
     assert found.exit_code == 0, found.output
     told = json.loads((tmp_path / "audit.json").read_text())
     assert told["result"] == "PASS"
+    assert "result" in found.output and found.output.count("PASS") == len(told["views"])
     assert told["views"]["model"]["claimed"] == pytest.approx(1.0, abs=1e-3)
     assert told["promised"] == "epsilon 1 at delta 1e-05 for one example"
 

@@ -67,15 +67,19 @@ def test_every_fedkd_command_of_the_readme_works(tmp_path):
 
 def test_the_guide_for_ones_own_model_and_data_works_as_written(tmp_path):
     guide = ROOT / "docs" / "bring-your-own.md"
-    model, data = blocks(guide, "python")[:2]
+    model, data, mine = blocks(guide, "python")[:3]
     (tmp_path / "site_model.py").write_text(model)
+    (tmp_path / "mine.py").write_text(mine)
     subprocess.run([sys.executable, "-c", data], cwd=tmp_path, check=True)
-    (words,) = [w for w in commands(guide) if w[1] == "run"]
+    words, second = [w for w in commands(guide) if w[1] == "run"]
     done = fedkd([*words, "--name", "mine"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "FedAvg is impossible" in done.stdout
     report = (tmp_path / "runs" / "mine" / "report.html").read_text()
     assert "site_model:make" in report
+    done = fedkd([*second, "--name", "second"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "student mine:net" in done.stdout
 
 
 def test_the_reference_is_made_from_todays_code():

@@ -239,6 +239,10 @@ def test_what_is_not_known_says_why_where_the_configuration_tells(tmp_path):
     summary["config"]["pooled"] = False
     assert "not trained (pooled = false)" in _page(_write(tmp_path / "pooled", [_round(1)], summary))
     rounds = [_round(1)]
+    rounds[0]["clients"] = {key: {**row, "local": None} for key, row in rounds[0]["clients"].items()}
+    summary["clients"] = {key: {**row, "before": None, "after": None} for key, row in summary["clients"].items()}
+    private = _panel(_page(_write(tmp_path / "private", rounds, summary)), "clients")
+    assert "Data table" not in private  # it would hold dashes only
     rounds[0]["metrics"] = {"bytes_up": 8.0}
     blind = {"finished": True, "config": {"evaluate": False}, "scoreboard": {}}
     page = _page(_write(tmp_path / "blind", rounds, blind))

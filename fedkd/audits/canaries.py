@@ -216,6 +216,10 @@ def canary_report(config: Config, found: tuple[int, list[Guesses]], *, reference
     claims = all(math.isfinite(one.claimed) for one in guesses)
     clients = protection_of(config).unit is Unit.CLIENT
     result = "no claim" if not claims else "PASS" if all(one.passed for one in guesses) else "FAIL"
+
+    def verdict(one: Guesses) -> str:
+        return result if not claims else "PASS" if one.passed else "FAIL"
+
     facts = {
         "audit": "canary",
         "result": result,
@@ -239,7 +243,7 @@ def canary_report(config: Config, found: tuple[int, list[Guesses]], *, reference
                 "epsilon": round(one.lower, 4),
                 "epsilon_gaussian": round(one.gaussian, 4),
                 "claimed": one.claimed if math.isfinite(one.claimed) else None,
-                "result": result if not claims else "PASS" if one.passed else "FAIL",
+                "result": verdict(one),
             }
             for one in guesses
         },
@@ -251,6 +255,7 @@ def canary_report(config: Config, found: tuple[int, list[Guesses]], *, reference
             f"{one.lower:.2f}",
             f"{one.gaussian:.2f}",
             f"{one.claimed:.2f}" if claims else "nothing",
+            verdict(one),
         )
         for one in guesses
     ]
@@ -261,7 +266,7 @@ def canary_report(config: Config, found: tuple[int, list[Guesses]], *, reference
     )
     return Report(
         facts,
-        ("seen", "right guesses", "epsilon at least", "if Gaussian", "promised"),
+        ("seen", "right guesses", "epsilon at least", "if Gaussian", "promised", "result"),
         rows,
         [
             "a canary's score is how much surer a model is of its wrong label than in reference runs with other coins",

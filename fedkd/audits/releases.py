@@ -31,6 +31,7 @@ from fedkd.protect import least_of, protection_of, spending
 from fedkd.registry import parse, split
 from fedkd.replay import Recording
 from fedkd.report.page import DataTable, Panel, page, picture
+from fedkd.report.table import Cell
 from fedkd.report.template import AUDIT
 from fedkd.rundir import DEPLOYMENT
 from fedkd.softlabels import Array
@@ -48,6 +49,8 @@ CONFIDENCE = 0.99
 SEEN = 100
 """How often a sampled example must be expected to be seen before its rate is judged."""
 LISTED = 20
+NUMBER = 10
+"""Letters of a terminal's line for each number of a table, so that 80 have room for what it is of."""
 COLORED = 32
 """Height and width of the images with which a network of torchvision is audited."""
 
@@ -240,6 +243,8 @@ def audit_labels(recording: Recording) -> tuple[list[int], LabelInference]:
 class Report:
     """What an audit leaves: ``facts`` that numbers mean nothing without, a table, and ``notes`` on how to read it.
 
+    ``lead`` is what has to be read before the table.
+
     ``panels`` are what a page shows besides; a picture in one of them is a file of its own, too.
     """
 
@@ -248,14 +253,17 @@ class Report:
     rows: Sequence[tuple[str, ...]]
     notes: list[str]
     panels: Sequence[Panel] = ()
+    lead: str = ""
 
     def table(self) -> Table:
         """Return the table for a terminal."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for i, head in enumerate(self.heads):
-            table.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
+        table.add_column(self.heads[0], overflow="fold")
+        for i, head in enumerate(self.heads[1:], start=1):
+            words = [word for line in (self.heads, *self.rows) for word in line[i].split()]
+            table.add_column(head, justify="right", max_width=max(NUMBER, *map(len, words)))
+        for first, *rest in self.rows:
+            table.add_row(Cell(first), *rest)
         return table
 
     def markdown(self) -> str:
@@ -265,6 +273,7 @@ class Report:
             "",
             *(f"- {key}: {value}" for key, value in self._plain().items() if key != "audit"),
             "",
+            *([self.lead, ""] if self.lead else []),
             *(f"| {' | '.join(row)} |" for row in (self.heads, ("---",) * len(self.heads), *self.rows)),
             "",
             *(f"- {note}" for note in self.notes),
@@ -282,13 +291,14 @@ class Report:
             alarm=self.facts.get("result") == "FAIL",
             adversary=f"Against one who {self.facts['adversary']}.",
             found=DataTable("What was found", self.heads, self.rows),
-            notes=self.notes,
+            notes=[*([self.lead] if self.lead else []), *self.notes],
             panels=self.panels,
         )
 
     def save(self, folder: Path) -> None:
         """Write ``audit.json``, ``audit.md``, ``audit.html`` and the pictures."""
-        text = json.dumps({**self.facts, "notes": self.notes}, indent=1, allow_nan=False)
+        notes = [*([self.lead] if self.lead else []), *self.notes]
+        text = json.dumps({**self.facts, "notes": notes}, indent=1, allow_nan=False)
         files = {"audit.json": f"{text}\n", "audit.md": self.markdown(), "audit.html": self.html()}
         files |= {f"{panel.id}.svg": picture(panel.svg) for panel in self.panels if panel.svg}
         for name, content in files.items():
@@ -336,6 +346,17 @@ def mechanism_report(config: Config, findings: Sequence[Finding]) -> Report:
             "batches half as large again",
             "an audit finds errors; passing proves nothing that the accountant has not",
         ],
+        lead=_less_noise(config, findings),
+    )
+
+
+def _less_noise(config: Config, findings: Sequence[Finding]) -> str:
+    """Return why more epsilon may be promised in the table than of the run; "" where all is audited as configured."""
+    if all(finding.audited == finding.configured for finding in findings):
+        return ""
+    return (
+        f"The run is promised epsilon {config.epsilon:g}. Here its mechanisms have other noise than in the run, with "
+        "which few trials show an error: what is promised of them below is for that noise, and not for the run."
     )
 
 

@@ -98,6 +98,8 @@ def canary(
 
 
 def _finish(report: Report, folder: Path) -> None:
+    if report.lead:
+        out.print(report.lead, markup=False, soft_wrap=True)
     out.print(report.table())
     for note in report.notes:
         out.print(note, markup=False, soft_wrap=True)

@@ -78,9 +78,9 @@ def gain(run: Run) -> Panel:
         rows = [[*row[:2], row[3]] for row in rows]
         head, items = ["client", "architecture", "accuracy"], [(swatch("dot", 1), "alone")]
     asks = "How good is every client alone?" if once else "Who gains from taking part?"
-    data = data_table(head, rows, what="clients")
+    data = [data_table(head, rows, what="clients")] if known else []  # dashes alone are no table
     title = "Every client" + ("" if once else ", before and after")
-    return panel("clients", title, f"{asks} {answer}", svg, items, data)
+    return panel("clients", title, f"{asks} {answer}", svg, items, *data)
 
 
 def held(run: Run) -> Panel | None:
