@@ -48,7 +48,7 @@ class Scene:
         (self.page / ".secret").write_text("1")
         (self.page / "link.html").symlink_to("/etc/passwd")
         self.offer = Offer(
-            {"name": "run"}, b"PEM", b"x" * 5000, FINGERPRINT, shards=2,
+            {"name": "run", "authority": ""}, b"PEM", b"x" * 5000, FINGERPRINT, shards=2,
             shard=lambda k: safetensors.numpy.save({"x": np.full((3, 2), k, np.float32)}),
         )  # fmt: skip
         self.app = front(self.offer, self.gate, self.register, page=self.page)
@@ -370,6 +370,41 @@ def test_a_code_lets_in_one_device_which_then_passes(scene):
     )
 
 
+def test_who_does_not_show_that_it_has_the_key_is_not_let_in(scene):
+    """Somebody who has seen a public key and a code, and even a proof for something else."""
+    code, device, other = scene.registry.invite(), Device(), Device()
+    fits = "the proof does not fit this key, code, time and server"
+    fleet = device.headers()
+    requests = {
+        device.join(code, time=None, proof=None): "must show that it has the private key",
+        device.join(code, proof=None): "must show that it has the private key",
+        device.join(code, proof="???"): "must be base64",
+        device.join(code, proof=""): "must show that it has the private key",
+        device.join(code, time="noon"): "is no time with a zone",
+        device.join(code, late=400): "400 s behind the server's",
+        device.join(code, late=-60): "60 s ahead of the server's",
+        device.join(code, time=Device().headers()["flwr-timestamp"]): fits,  # another moment than was signed
+        device.join("another code", code=code): fits,
+        device.join(code, authority="ab" * 16): fits,  # for another server
+        other.join(code, key=device.pem.decode()): fits,
+        device.join(code, key=other.pem.decode()): fits,
+        device.join(code, time=fleet["flwr-timestamp"], proof=fleet["flwr-signature"]): fits,  # of a Fleet call
+    }
+    for body, line in requests.items():
+        answer = scene.post("/fedkd/join", body)
+        assert (answer.status, line in answer.json["error"], "\n" in answer.json["error"]) == (403, True, False), line
+    assert scene.registered == {}
+    assert scene.registry.seats_left() == 1
+    assert scene.post("/fedkd/join", device.join(code, late=200)).status == 200
+
+
+def test_a_proof_is_for_the_server_whose_authority_it_names(scene):
+    app = front(replace(scene.offer, about={"authority": "ab" * 16}), scene.gate, scene.register, page=scene.page)
+    code, device = scene.registry.invite(), Device()
+    assert ask(app, "/fedkd/join", method="POST", body=device.join(code)).status == 403
+    assert ask(app, "/fedkd/join", method="POST", body=device.join(code, authority="ab" * 16)).status == 200
+
+
 def test_a_superlink_that_fails_takes_no_seat(scene):
     code, device = scene.registry.invite(), Device()
     fine, scene.register = scene.register, None
@@ -404,6 +439,8 @@ def test_one_seat_is_taken_once_however_many_ask_together(scene):
         (b'{"code": "x"}', "is JSON"),
         (b'{"code": 1, "key": "x"}', "is JSON"),
         (b"[" * 5000, "is JSON"),
+        (b'{"code": "x", "key": "y", "proof": 1}', "is JSON"),
+        (b'{"code": "\\ud800", "key": "y"}', "is JSON"),
         (b'{"code": "x", "key": "not a key"}', "no public key"),
         (b" " * 9000, "at most 8192 bytes"),
     ],
@@ -423,7 +460,7 @@ def test_pages_of_other_sites_can_ask_for_nothing(scene):
 
 
 def test_what_is_public_is_told_as_it_is(scene):
-    assert ask(scene.app, "/fedkd/about.json").json == {"name": "run"}
+    assert ask(scene.app, "/fedkd/about.json").json == {"name": "run", "authority": ""}
     assert ask(scene.app, "/fedkd/ca.crt").body == b"PEM"
     plain = ask(scene.app, f"/fedkd/transfer/{FINGERPRINT}")
     assert (plain.body, "content-encoding" in plain.headers) == (b"x" * 5000, False)

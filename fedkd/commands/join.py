@@ -116,7 +116,10 @@ def _set_up(
         identity = Identity.at(home.key)
         node_id = before.node_id if before is not None else 0
         if invitation.code and (before is None or not node_id):
-            node_id = joining.register(link, invitation.code, identity, name or os.uname().nodename)
+            authority = joining.authority_of(home, told)
+            node_id = joining.register(
+                link, invitation.code, identity, name or os.uname().nodename, authority=authority
+            )
         called = name or (before.name if before is not None else os.uname().nodename)
         settings = Settings(str(invitation.address), called, node_id, told, config, limits.bandwidth, limits.memory)
         home.keep_settings(settings if before is None else replace(before, **vars(settings)))

@@ -23,7 +23,7 @@ from fedkd.dataset import as_inputs, labels_among, read
 from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, SpecError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
-from fedkd.fleet.link import Address, Link, blind, check_pin, read_json, trusting
+from fedkd.fleet.link import PIN, Address, Link, blind, check_pin, pin_of, read_json, trusting
 from fedkd.frames import VERSION
 from fedkd.learner import Training, check, check_private, make_learner
 from fedkd.protect import ON_DEVICE, protection_of, spending
@@ -102,9 +102,16 @@ def about(link: Link) -> dict[str, Any]:
     return found
 
 
-def register(link: Link, code: str, identity: Identity, name: str) -> int:
-    """Hand the public key in with the one-time code; return the node's id."""
-    told = link.post_json("/fedkd/join", {"code": code, "key": identity.public.decode("ascii"), "name": name[:NAME]})
+def authority_of(home: Home, told: Mapping[str, Any]) -> str:
+    """Return the pin of the authority by which this node knows its server; the server's word where it has none."""
+    known = home.known_authority()
+    return pin_of(known) if known is not None else str(told.get("authority", ""))[:PIN]
+
+
+def register(link: Link, code: str, identity: Identity, name: str, *, authority: str = "") -> int:
+    """Hand the public key in with the one-time code, and show that its other half is here; return the node's id."""
+    shown = identity.joining(code, authority, link.clock.now())
+    told = link.post_json("/fedkd/join", {"code": code, "name": name[:NAME], **shown})
     node = told.get("node_id") if isinstance(told, dict) else None
     if not (isinstance(node, str) and node.isdigit() and len(node) <= 20):
         raise LinkError("/fedkd/join: the server answers without a node id")
