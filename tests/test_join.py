@@ -140,6 +140,32 @@ def test_what_the_owner_says_stands_above_what_is_announced():
     assert with_terms({}, {"config": CONFIG.to_run_config()}) == {}
 
 
+MASKED = Config(
+    clients=4, rounds=2, learner="linear", student="none", protect="distributed(least=1.0)", epsilon=3.0,
+    evidence="none", expertise="uniform", pooled=False, late=False, record=False,
+)  # fmt: skip
+
+
+def test_the_announced_number_of_clients_in_a_sum_becomes_the_nodes_terms(mine, tmp_path):
+    home, front = Home(tmp_path / "home"), Counting(MASKED, FleetServer(MASKED))
+    said = join(front, home.path, "--data", mine)
+    assert "sums of 4 clients or more" in said
+    assert home.settings().node_config["least-clients"] == 4
+    fewer = MASKED.model_copy(update={"clients": 3})
+    with pytest.raises(ConfigError, match=r"may be of 3 clients .* this node's owner asks for 4"):
+        join(Counting(fewer, FleetServer(fewer)), home.path, code="")
+    assert home.settings().node_config["least-clients"] == 4
+
+
+def test_an_owner_asks_for_more_clients_than_the_run_has_and_does_not_join(mine, tmp_path):
+    front = Counting(MASKED, FleetServer(MASKED))
+    with pytest.raises(ConfigError, match="this node's owner asks for 5"):
+        join(front, tmp_path / "home", "--data", mine, "--least-clients", "5")
+    assert not front.joined
+    join(front, tmp_path / "home", "--data", mine, "--least-clients", "3")
+    assert Home(tmp_path / "home").settings().node_config["least-clients"] == 3
+
+
 def test_seeded_noise_is_called_none(mine, tmp_path):
     config = PRIVATE.model_copy(update={"noise": "seeded"})
     with pytest.raises(ConfigError, match="noise = 'system'"):
