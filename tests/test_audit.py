@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fedkd.audits.releases import releases as audits
+from fedkd.audits import releases as audits
 from fedkd.commands.audit import audit_app
 from fedkd.config import Config, Resolved
 from fedkd.errors import ConfigError, PrivacyError
