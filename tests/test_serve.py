@@ -189,6 +189,7 @@ def test_a_server_tells_devices_what_they_need_and_no_path_of_its_own(tmp_path):
     assert about == {
         "fedkd": fedkd.__version__, "wire": VERSION, "name": "first", "classes": 10, "class_names": None,
         "shape": [1, 8, 8], "rows": 400, "fingerprint": shared.transfer.fingerprint, "shards": 2,
+        "authority": pki.pin(offer.ca),
     }  # fmt: skip
     x = safetensors.numpy.load(offer.transfer)["x"]
     assert (x.shape, fingerprint(x)) == ((400, 1, 8, 8), offer.fingerprint)
@@ -255,7 +256,8 @@ def place(tmp_path_factory):
     """A SuperLink, a front on a free port, and what an outsider needs to try."""
     home = Home(tmp_path_factory.mktemp("serve") / "home")
     made, board = pki.init(home.pki), Lines()
-    offer = Offer({"name": "run"}, made.ca.read_bytes(), b"x" * 1000, "ab" * 32)
+    authority = pki.pin(made.ca.read_bytes())
+    offer = Offer({"name": "run", "authority": authority}, made.ca.read_bytes(), b"x" * 1000, "ab" * 32)
     with (
         held(home) as registry,
         listening("127.0.0.1", 0) as listener,
@@ -274,7 +276,9 @@ def place(tmp_path_factory):
 
 def join(place, device, name="pi"):
     code = re.search("code=([^&]+)", invitation(place.registry, place.terms, place.pki.ca.read_bytes()))[1]
-    answer = place.client.post("/fedkd/join", content=device.join(code, name))
+    answer = place.client.post(
+        "/fedkd/join", content=device.join(code, name, authority=pki.pin(place.pki.ca.read_bytes()))
+    )
     assert answer.status_code == 200, answer.text
     return int(answer.json()["node_id"])
 

@@ -307,11 +307,19 @@ def bins(run: Run) -> tuple[list[list[RoundReport]], list[str], str]:
 
 
 def _fewest(keys: Sequence[str], missed: Mapping[str, float], which: str) -> tuple[list[str], str]:
-    """Return the clients to draw, in their order: all, or those with the highest number in ``missed``."""
+    """Return the clients to draw, in their order: all, or those with the highest number in ``missed``, and a sentence.
+
+    It says ``which`` only of clients whose number is above 0: where nobody missed anything, nobody missed most.
+    """
     if len(keys) <= CLIENTS:
         return list(keys), ""
     chosen = set(sorted(keys, key=lambda key: -missed[key])[:CLIENTS])
-    return [key for key in keys if key in chosen], f" Drawn: the {CLIENTS} clients {which}, of {len(keys)}."
+    some = sum(missed[key] > 0 for key in chosen)
+    who = f"the first {CLIENTS} clients"
+    if some:
+        others = f" and {CLIENTS - some} more" if some < CLIENTS else ""
+        who = f"the {some} client{'s' if some > 1 else ''} {which}{others}"
+    return [key for key in keys if key in chosen], f" Drawn: {who}, of {len(keys)}."
 
 
 def _client_name(run: Run, key: str) -> str:

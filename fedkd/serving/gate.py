@@ -132,6 +132,10 @@ class Gate:
         """Return a refusal if this address has had too many; what it guesses next is not even looked at."""
         return _too_many(self._failures.wait(address_of(request)))
 
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, that all signatures are held against."""
+        return self._clock()
+
     async def fleet(self, request: Request) -> Response:
         """Answer one Fleet call."""
         route = request.path_params["route"]
@@ -175,12 +179,8 @@ class Gate:
             return refusal(401, "this key is not registered here: join with a code first")
         if member.revoked is not None:
             return refusal(401, "this key was revoked by the server's owner")
-        late = lateness(headers[TIMESTAMP], self._clock())
-        if late is None:
-            return refusal(401, f"{TIMESTAMP} is no time with a zone, such as 2030-01-01T12:00:00+00:00")
-        if not -AHEAD < late < BEHIND:
-            where = f"{late:.0f} s behind" if late > 0 else f"{-late:.0f} s ahead of"
-            return refusal(401, f"the clock of this device is {where} the server's: set it, or use the Date header")
+        if trouble := clock_trouble(TIMESTAMP, headers[TIMESTAMP], self.now()):
+            return refusal(401, trouble)
         if not signed(key, headers[TIMESTAMP].encode(), signature):
             return refusal(401, "the signature does not fit the key and the timestamp")
         if wait := self._keys.take(member.mark):
@@ -314,6 +314,17 @@ def lateness(timestamp: str, now: float) -> float | None:
         return now - signed_at.timestamp() if signed_at.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None
+
+
+def clock_trouble(name: str, timestamp: str, now: float) -> str:
+    """Return in one line why ``timestamp``, which is called ``name``, is not of this moment; an empty one if it is."""
+    late = lateness(timestamp, now)
+    if late is None:
+        return f"{name} is no time with a zone, such as 2030-01-01T12:00:00+00:00"
+    if -AHEAD < late < BEHIND:
+        return ""
+    where = f"{late:.0f} s behind" if late > 0 else f"{-late:.0f} s ahead of"
+    return f"the clock of this device is {where} the server's: set it, or use the Date header"
 
 
 def signed(key: bytes, message: bytes, signature: bytes) -> bool:

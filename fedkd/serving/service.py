@@ -123,6 +123,7 @@ def offer_of(config: Config, name: str, shared: Federation, pki: Pki, *, demo: b
         # Where it is written here is nobody's business, nor whether it was begun before.
         "config": {**config.to_run_config(), "output": "", "resume": False},
         "shards": config.clients if demo else 0,
+        "authority": certificates.pin(pki.ca.read_bytes()),  # what who joins signs for
     }
 
     def shard(k: int) -> bytes:
