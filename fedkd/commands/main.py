@@ -17,6 +17,7 @@ from fedkd import engine, execution, logs, parts
 from fedkd.commands.audit import audit_app
 from fedkd.commands.device import bench_device
 from fedkd.commands.join import join
+from fedkd.commands.predict import predict
 from fedkd.commands.publish import publish
 from fedkd.commands.serve import nodes_app, pki_app, serve
 from fedkd.commands.status import status
@@ -40,6 +41,7 @@ app.add_typer(nodes_app, name="nodes")
 app.command(name="serve")(serve)
 app.command(name="bench-device")(bench_device)
 app.command()(status)
+app.command()(predict)
 app.command()(publish)
 
 CORES = os.cpu_count() or 1
