@@ -33,6 +33,7 @@ PULSE = 5.0
 STALE = 30.0
 """Seconds without a word after which a run that claims to be running probably is not."""
 ENDED = ("done", "failed")
+WAITING = "waiting for clients"
 STATUSES = ("asked", "answered", "late", "silent", "refused", "lost")
 """Where a client is in a round: asked and awaited; answered in time, or late; silent to the end; refused, or its answer
 was; lost, that is known, but not there when the round was asked."""
@@ -62,7 +63,8 @@ class Client:
 class Status:
     """A run at one moment. ``deadline`` is when the server stops waiting.
 
-    ``state`` is starting, waiting for clients, asking, aggregating, distilling, scoring, done, or failed (``reason``).
+    ``state`` is starting, waiting for clients (nodes, where a run is served), asking, aggregating, distilling, scoring,
+    done, or failed (``reason``).
     ``present`` of ``wanted`` clients are there while the run waits for them.
     """
 
@@ -70,7 +72,7 @@ class Status:
     engine: str
     started: Moment
     updated: Moment
-    state: str = "waiting for clients"
+    state: str = WAITING
     reason: str | None = None
     round: int = 0
     rounds: int = 0
@@ -84,6 +86,11 @@ class Status:
     def ended(self) -> bool:
         """Whether the run says that it has ended."""
         return self.state in ENDED
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the run waits until enough clients are there to begin."""
+        return self.state == WAITING
 
     def age(self, now: float) -> float:
         """Return the seconds since the run last said anything."""
@@ -137,9 +144,11 @@ class Progress:
     def apply(self, event: str, facts: Mapping[str, Any], now: float) -> bool:
         """Take in an event that happened at ``now``; say whether it changes anything."""
         match event:
+            case "starting":
+                self._show(state="starting", deadline=None)
             case "waiting":
                 counts = {"present": int(facts["present"]), "wanted": int(facts["clients"])}
-                self._show(state="waiting for clients", deadline=_after(now, facts["left"]), **counts)
+                self._show(state=WAITING, deadline=_after(now, facts["left"]), **counts)
             case "resume":
                 self.recall(facts["reports"])
             case "round":
@@ -251,6 +260,7 @@ class StatusFile:
     """An observer that keeps ``status.json`` of a run up to date, from a thread of its own: the loop waits for no disk.
 
     Use as a context manager: how it is left is how the run ended. A status that cannot be written is no reason to stop.
+    Whoever only prepares a run ``gives_way``: it writes until another process does, and leaves a good end to that one.
     """
 
     def __init__(
@@ -260,10 +270,12 @@ class StatusFile:
         engine: str = "",
         rounds: int = 0,
         resumes: bool = False,
+        gives_way: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Begin for the run directory ``path``; a run that ``resumes`` began when it first did."""
         self._path, self._now = path / STATUS, now
+        self._gives_way, self._last = gives_way, b""
         started = now()
         if resumes:
             with contextlib.suppress(DataError):
@@ -289,13 +301,16 @@ class StatusFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        handed_on = self._gives_way and error is None
         with self._wake:
-            self._progress.end(error)
+            if not handed_on:
+                self._progress.end(error)
             self._over = True
             self._wake.notify()
         self._end.set()
         self._thread.join()
-        self._write()
+        if not handed_on:
+            self._write()
 
     def _keep(self) -> None:
         while True:
@@ -312,7 +327,17 @@ class StatusFile:
             self._changed = False
             status = self._progress.snapshot(updated=self._now())
         with contextlib.suppress(OSError, ValueError):
-            write_atomic(self._path, _FORM.dump_json(status), durable=False)
+            if not (self._gives_way and self._taken()):
+                content = _FORM.dump_json(status)
+                write_atomic(self._path, content, durable=False)
+                self._last = content
+
+    def _taken(self) -> bool:
+        """Say whether another process has written since. If it does so just before we write, its next word shows it."""
+        try:
+            return bool(self._last) and self._path.read_bytes() != self._last
+        except FileNotFoundError:
+            return False
 
 
 def read_status(path: Path) -> Status:

@@ -200,6 +200,31 @@ def test_a_burst_of_events_is_a_few_writes(tmp_path, monkeypatch):
     assert len(writes) <= 3 + took / status.EVERY
 
 
+def test_who_prepares_a_run_says_that_it_waits_until_another_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "PULSE", 0.01)
+    with StatusFile(tmp_path / "a", engine="serve", rounds=3, gives_way=True) as before:
+        before("waiting", {"present": 1, "clients": 2, "left": 60.0})
+        found = waited_for(tmp_path / "a", lambda found: found.present == 1)
+        assert headline(found, time.time()).startswith("a: waiting for nodes, 1 of 2 are here, deadline in ")
+        waited_for(tmp_path / "a", lambda now: now.updated > found.updated)  # so it never goes stale
+        before("starting", {})
+        waited_for(tmp_path / "a", lambda found: found.state == "starting")
+        with StatusFile(tmp_path / "a", engine="serve", rounds=3) as leads:
+            leads("round", {"round": 1})
+            waited_for(tmp_path / "a", lambda found: found.round == 1)
+            taken = read_status(tmp_path / "a")
+            waited_for(tmp_path / "a", lambda now: now.updated > taken.updated and now.round == 1)
+        assert read_status(tmp_path / "a").state == "done"
+    assert read_status(tmp_path / "a").state == "done"
+
+
+def test_who_waits_in_vain_says_so(tmp_path):
+    with pytest.raises(QuorumError), StatusFile(tmp_path, engine="serve", gives_way=True):
+        raise QuorumError("0 of 2 nodes came")
+    found = read_status(tmp_path)
+    assert (found.state, found.reason) == ("failed", "0 of 2 nodes came")
+
+
 def test_a_run_that_has_nothing_new_still_says_that_it_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(status, "PULSE", 0.01)
     with StatusFile(tmp_path):

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedkd.errors import DataError, FedkdError
-from fedkd.rundir import find
+from fedkd.rundir import SERVED, find
 from fedkd.status import STATUSES, Client, Status, newest_run, read_status
 from fedkd.units import seconds, short, size
 
@@ -134,8 +134,9 @@ def screen(found: Status, now: float) -> Group:
 
 def headline(found: Status, now: float) -> str:
     """Return a run in one line: state, round, how many clients are where, bytes, time."""
-    words = [f"{found.run}: {'stale, was ' if found.stale(now) else ''}{found.state}"]
-    if found.state == "waiting for clients":
+    state = "waiting for nodes" if found.waiting and found.engine == SERVED else found.state
+    words = [f"{found.run}: {'stale, was ' if found.stale(now) else ''}{state}"]
+    if found.waiting:
         words.append(f"{found.present} of {found.wanted} are here")
     if found.round:
         words.append(f"round {found.round} of {found.rounds}" + (f" ({found.phase})" if found.phase else ""))

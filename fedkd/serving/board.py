@@ -34,7 +34,7 @@ class TerminalBoard:
         if self._live is not None:
             self._live.stop()
 
-    def line(self, text: str) -> None:
+    def line(self, text: str | Text) -> None:
         """Print one line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -48,6 +48,11 @@ class Home:
         return self.folder / "flower"
 
     @property
+    def transcript(self) -> Path:
+        """All that Flower and its ServerApp said of the runs of this server."""
+        return self.flower / "run.log"
+
+    @property
     def log(self) -> Path:
         """What the front refused and whom it let in, one JSON object a line."""
         return self.folder / "gate.log"
