@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from fedkd.collect import by_number
 from fedkd.errors import DataError, QuorumError
 from fedkd.files import write_atomic
-from fedkd.journal import CONFIG, METRICS, read_run, real
+from fedkd.journal import CONFIG, METRICS, read_names, read_run, real
 from fedkd.logs import moment, one_line, reason, seconds_of
 from fedkd.records import RoundReport
 
@@ -46,7 +46,8 @@ Moment = Annotated[float, BeforeValidator(seconds_of), PlainSerializer(moment, w
 class Client:
     """One client: where it is in this round, bytes of the whole run, and seconds until its last answer.
 
-    ``answered`` of ``asked`` rounds were in time; ``seen`` is when it last answered, if it did.
+    ``answered`` of ``asked`` rounds were in time, ``last`` is the latest of these; ``seen`` is when it last answered.
+    ``node`` is the id of its node and ``name`` what that one is called, where a run is served: nothing goes by it.
     """
 
     status: str = "asked"
@@ -57,6 +58,9 @@ class Client:
     answered: int = 0
     asked: int = 0
     seen: Moment | None = None
+    last: int | None = None
+    node: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,14 @@ class Progress:
         self._status = status
         self._settled: dict[str, Client] = {}
         self._live: dict[str, Client] = {}
+        self._nodes: dict[str, str] = {}
 
     def snapshot(self, **changes: Any) -> Status:
         """Return what is known now, clients in order; ``changes`` on top."""
-        return replace(self._status, clients=dict(sorted(self._live.items(), key=by_number)), **changes)
+        clients = dict(sorted(self._live.items(), key=by_number))
+        for name in clients.keys() & self._nodes.keys():
+            clients[name] = replace(clients[name], node=self._nodes[name])
+        return replace(self._status, clients=clients, **changes)
 
     def recall(self, reports: Sequence[RoundReport]) -> None:
         """Count rounds that were finished before, where a run goes on."""
@@ -207,6 +215,8 @@ class Progress:
             for rows in (self._live, self._settled):
                 if asked_as in rows:
                     rows[name] = _joined(rows.pop(asked_as), rows.get(name))
+        if facts.get("node"):
+            self._nodes[name] = str(facts["node"])
         row = self._live.get(name, Client())
         row = replace(row, bytes_up=row.bytes_up + int(facts["bytes_up"]), seen=now)
         if late:
@@ -215,7 +225,8 @@ class Progress:
             row = replace(row, status="refused", reason=one_line(str(error)), seconds=facts["seconds"])
         else:
             past = self._settled.get(name, Client())
-            row = replace(row, status="answered", seconds=facts["seconds"], answered=past.answered + 1)
+            last, count = facts.get("round", past.last), past.answered + 1
+            row = replace(row, status="answered", seconds=facts["seconds"], answered=count, last=last)
         self._live[name] = row
 
     def _settle(self, report: RoundReport, now: float | None) -> None:
@@ -233,6 +244,7 @@ class Progress:
                 answered=past.answered + (status == "answered"),
                 asked=past.asked + (down > 0 or status != "late"),
                 seen=live.seen if now is not None else past.seen,
+                last=report.round if status == "answered" else past.last,
             )
         self._settled |= {name: row for name, row in self._live.items() if name not in report.clients}
         self._live = dict(self._settled)
@@ -346,7 +358,9 @@ def read_status(path: Path) -> Status:
     Raises :class:`DataError` if it is no run directory or ``status.json`` is damaged.
     """
     if (path / STATUS).exists():
-        return _read(path / STATUS)
+        found, names = _read(path / STATUS), read_names(path)
+        named = {key: replace(client, name=names.get(key)) for key, client in found.clients.items()}
+        return replace(found, clients=named) if names else found
     try:
         began = (path / CONFIG).stat().st_mtime  # a run that writes no status yet has written its settings
     except OSError:

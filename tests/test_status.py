@@ -135,10 +135,18 @@ def test_a_node_that_says_who_it_is_keeps_what_was_counted_under_its_first_name(
     progress = Progress(Status("here", "test", 0.0, 0.0))
     progress.apply("round", {"round": 1}, 1.0)
     progress.apply("asked", {"sent": {"node-a": 100, "node-b": 100}, "left": 9.0}, 1.0)
-    facts = {"client": "4", "asked_as": "node-a", "bytes_up": 30, "seconds": 2.0, "error": None}
+    facts = {
+        "client": "4",
+        "asked_as": "node-a",
+        "bytes_up": 30,
+        "seconds": 2.0,
+        "error": None,
+        "node": "10",
+        "round": 1,
+    }
     progress.apply("answer", facts, 3.0)
     seen = progress.snapshot()
-    assert seen.clients["4"] == Client("answered", None, 30, 100, 2.0, 1, 1, 3.0)
+    assert seen.clients["4"] == Client("answered", None, 30, 100, 2.0, 1, 1, 3.0, 1, "10")
     assert set(seen.clients) == {"4", "node-b"}
     rows = {"4": {"status": "answered", "bytes_up": 30, "bytes_down": 100}}
     rows["node-b"] = {"status": "silent", "bytes_up": 0, "bytes_down": 100, "error": "no answer in time"}
@@ -262,7 +270,7 @@ def test_a_resumed_run_began_when_it_first_did_and_counts_on(tmp_path):
         observe("round", {"round": 2})
     found = read_status(tmp_path)
     assert (found.started, found.updated, found.round) == (1000.0, 2000.0, 2)
-    assert found.clients["0"] == Client("answered", None, 5, 6, 1.5, 1, 1, None)
+    assert found.clients["0"] == Client("answered", None, 5, 6, 1.5, 1, 1, None, 1)
 
 
 def test_the_file_says_times_in_words_and_is_read_back_equal(tmp_path):

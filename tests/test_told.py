@@ -1,11 +1,24 @@
-"""What a server's terminal shows of Flower, how a slow start is told, and which certificate it goes on with."""
+"""What a server tells its owner: what of Flower is shown, what nodes are called, which certificate it goes on with."""
+
+import io
+import time
 
 import pytest
+from devices import Device
+from report_scene import _round, _summary, _write
+from rich.console import Console
 
+from fedkd.commands.status import table
+from fedkd.journal import read_names
+from fedkd.report import write_report
 from fedkd.serving import pki
-from fedkd.serving.home import Home, Terms
+from fedkd.serving.board import node_table
+from fedkd.serving.gate import Traffic
+from fedkd.serving.home import Home, Terms, as_seen, read_live, write_live
+from fedkd.serving.invites import Registry
 from fedkd.serving.service import certificates_of
-from fedkd.serving.told import Start, Transcript, is_flowers
+from fedkd.serving.told import Start, Transcript, is_flowers, keep_names, with_rounds
+from fedkd.status import StatusFile, read_status
 
 
 class Lines:
@@ -85,3 +98,77 @@ def test_a_certificate_for_another_host_is_renewed_and_the_authority_stays(tmp_p
     assert then.ca.read_bytes() == before[0]
     assert then.certificate.read_bytes() != before[1]
     assert all(pki.is_for(then, host) for host in ("10.0.0.5", "10.0.0.9", "127.0.0.1"))
+
+
+def test_the_report_calls_nodes_by_their_names_and_escapes_them(tmp_path):
+    path = _write(tmp_path / "a", [_round(1), _round(2)], _summary())
+    (path / "nodes.json").write_text('{"1": "ward<b>"}')
+    text = write_report(path).read_text()
+    assert "ward&lt;b&gt; (1)" in text
+    assert "ward<b>" not in text
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A server's folder with the nodes 'ward[/b]' (id 10), 'new' (id 255) and 'gone', which is revoked."""
+    home = Home(tmp_path / "home")
+    registry = Registry(home.registry)
+    for name, node_id in (("ward[/b]", "10"), ("new", "255"), ("gone", "")):
+        registry.settle(registry.add(Device().pem, name).key, node_id)
+    registry.revoke("gone")
+    return home
+
+
+def begun(path):
+    """Return a run whose client 1 is node 10 and has answered, and whose other client has not said who it is."""
+    with StatusFile(path, engine="serve", rounds=2) as observe:
+        observe("round", {"round": 1})
+        observe("asked", {"sent": {"node-a": 7, "node-ff": 7}, "left": 9.0})
+        facts = {"client": "1", "asked_as": "node-a", "bytes_up": 5, "seconds": 0.5, "error": None, "round": 1}
+        observe("answer", {**facts, "node": "10"})
+    return path
+
+
+def test_nodes_are_called_by_their_names_and_clients_keep_their_keys(home, tmp_path):
+    run = begun(tmp_path / "run")
+    keep_names(run, Registry(home.registry))
+    assert read_names(run) == {"1": "ward[/b]", "node-ff": "new"}
+    clients = read_status(run).clients
+    assert {key: client.name for key, client in clients.items()} == {"1": "ward[/b]", "node-ff": "new"}
+    shown = Console(file=io.StringIO(), width=120, highlight=False)
+    shown.print(table(read_status(run), time.time()))
+    assert [line.split("  ")[0] for line in shown.file.getvalue().splitlines()] == ["client", "ward[/b] (1)", "new"]
+    keep_names(tmp_path / "nothing", Registry(home.registry))  # no run yet
+    (run / "nodes.json").write_text('{"1": "a\\u001b[31m' + "x" * 99 + '", "2": 3}')
+    (name,) = read_names(run).values()
+    assert len(name) == 40
+    assert name.isprintable()
+    for damaged in ("", "[1]", "{"):
+        (run / "nodes.json").write_text(damaged)
+        assert read_names(run) == {}
+
+
+def test_the_table_of_nodes_says_what_each_did_and_leaves_out_what_nobody_did(home, tmp_path):
+    registry, now = Registry(home.registry), time.time()
+    mark = registry.members()[0].mark
+    traffic = {mark: Traffic(now - 3, "10.0.0.7", 9, 1000, 2000, pushed=900, push_seconds=0.3)}
+    write_live(home, with_rounds(as_seen(registry, traffic, {}, now=now), begun(tmp_path / "run")))
+    written, rows = read_live(home)
+    assert now <= written <= time.time()
+    told = printed(as_seen(registry, {}, rows, now=now), now)
+    assert [line.split() for line in told] == [
+        ["node", "state", "heard", "from", "client", "rounds", "last", "calls", "up", "down", "speed", "key"],
+        [*("ward[/b]", "here", "3", "s", "ago", "10.0.0.7", "1", "1", "of", "1", "1", "9", "1", "kB", "2", "kB"),
+         *("3", "kB/s", mark)],
+        ["new", "never", "seen", "0", "of", "1", registry.members()[1].mark],
+        ["gone", "revoked", "just", "now", registry.members()[2].mark],
+    ]  # fmt: skip
+    later = printed(as_seen(registry, {}, rows, now=now + 600), now + 600)
+    assert later[1].split()[:6] == ["ward[/b]", "silent", "10", "min", "3", "s"]
+    assert printed(as_seen(registry, {}, {}, now=now), now)[0].split() == ["node", "state", "key"]
+
+
+def printed(rows, now):
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    console.print(node_table(rows, now=now))
+    return console.file.getvalue().splitlines()

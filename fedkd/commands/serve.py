@@ -13,8 +13,11 @@ from fedkd.config import Config, Resolved, resolve
 from fedkd.errors import FedkdError, did_you_mean
 from fedkd.execution import execute, out, outcome, place
 from fedkd.rundir import SERVED, RunDirectory
+from fedkd.units import counted, seconds
 
 HOME = Path("~/.fedkd/serve")
+STOPPED = 15.0
+"""Seconds without a word after which a server is taken for one that does not run; it writes every second."""
 
 pki_app = typer.Typer(help="Make and look at a server's certificates, and keys for stock nodes.", no_args_is_help=True)
 nodes_app = typer.Typer(
@@ -125,20 +128,20 @@ def pki_show(folder: Folder = None) -> None:
 def nodes_list(home: HomeFolder = HOME) -> None:
     """List the nodes that were let in, with what the server has last seen of them."""
     from fedkd.serving.board import node_table
-    from fedkd.serving.gate import Traffic, snapshot
-    from fedkd.serving.home import read_live
+    from fedkd.serving.home import as_seen, read_live
 
     kept, registry = _registry(home)
-    live = {str(row["key"]): row for row in read_live(kept)}
-    traffic = {
-        mark: Traffic(row["heard"], row["address"], row["calls"], row["bytes_in"], row["bytes_out"], row["refused"])
-        for mark, row in live.items()
-    }
-    rows = snapshot(registry, traffic, now=time.time())
+    now, (written, earlier) = time.time(), read_live(kept)
+    rows = as_seen(registry, {}, earlier, now=now)
     if rows:
-        out.print(node_table(rows, now=time.time()))
+        out.print(node_table(rows, now=now))
+    revoked = sum(row["state"] == "revoked" for row in rows)
     seats = registry.seats_left()
-    _print([f"{len(rows)} nodes, {seats} seats left on codes that are still good"])
+    counts = f"{counted(len(rows), 'node')}{f', {revoked} of them revoked' if revoked else ''}"
+    _print([f"{counts}; {counted(seats, 'seat')} left on codes that are still good"])
+    if now - written > STOPPED:
+        when = f"; this is what it saw until {seconds(now - written)} ago" if written else ""
+        _print([f"no server runs in {kept.folder} now{when}"])
 
 
 @nodes_app.command(name="invite")

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedkd.errors import DataError, FedkdError
+from fedkd.journal import called
 from fedkd.rundir import SERVED, find
 from fedkd.status import STATUSES, Client, Status, newest_run, read_status
 from fedkd.units import seconds, short, size
@@ -173,4 +174,4 @@ def _cells(name: str, client: Client, now: float) -> list[Text]:
     rounds = f"{client.answered} of {client.asked}"
     numbers = (size(client.bytes_up), size(client.bytes_down), seconds(client.seconds), rounds, ago)
     mark = Text(client.status, style=COLORS.get(client.status, ""))
-    return [Text(short(name, 24)), mark, *map(Text, numbers), Text(client.reason or "")]
+    return [Text(short(called(name, client.name), 24)), mark, *map(Text, numbers), Text(client.reason or "")]

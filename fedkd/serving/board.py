@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedkd.units import size
+from fedkd.units import seconds, size
 
 
 class TerminalBoard:
@@ -51,24 +52,45 @@ class TerminalBoard:
             self._live.update(Group(node_table(rows, now=time.time())) if rows else Group())
 
 
+COLUMNS = ("node", "state", "heard", "from", "client", "rounds", "last", "calls", "up", "down", "speed", "key")
+LEFT = ("node", "state", "from", "client", "key")
+
+
 def node_table(rows: list[dict[str, object]], *, now: float) -> Table:
-    """Return the nodes as a table: who, in which state, heard when and from where, calls and bytes."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("node", "state", "heard", "from", "calls", "up", "down", "key"):
-        table.add_column(column, justify="right" if column in ("heard", "calls", "up", "down") else "left")
-    for row in rows:
-        heard = float(str(row["heard"]))
-        table.add_row(
-            Text(str(row["name"])),
-            str(row["state"]),
-            f"{now - heard:.0f} s ago" if heard else "",
-            str(row["address"]),
-            str(row["calls"]) if row["calls"] else "",
-            size(int(str(row["bytes_in"]))) if row["calls"] else "",
-            size(int(str(row["bytes_out"]))) if row["calls"] else "",
-            str(row["key"]),
-        )
+    """Return the nodes as a table: who, in which state, heard when and from where, its rounds, calls and bytes.
+
+    A column that nobody has anything in is left out.
+    """
+    table, cells = Table(box=None, pad_edge=False), [_cells(row, now) for row in rows]
+    for column, *known in zip(COLUMNS, *cells, strict=True):
+        if any(known):
+            table.add_column(column, justify="left" if column in LEFT else "right")
+    for row in zip(*(column for column in zip(*cells, strict=True) if any(column)), strict=True):
+        table.add_row(*map(Text, row))
     return table
+
+
+def _cells(row: Mapping[str, object], now: float) -> list[str]:
+    heard, speed, calls = row["heard"], row.get("speed"), row["calls"]
+    return [
+        str(row["name"]),
+        f"revoked {_ago(row['revoked'], now)}" if row.get("revoked") else str(row["state"]),
+        _ago(heard, now) if heard else "",
+        str(row["address"]),
+        str(row.get("client") or ""),
+        str(row.get("rounds") or ""),
+        str(row.get("last") or ""),
+        str(calls) if calls else "",
+        size(float(str(row["bytes_in"]))) if calls else "",
+        size(float(str(row["bytes_out"]))) if calls else "",
+        f"{size(float(str(speed)))}/s" if speed else "",
+        str(row["key"]),
+    ]
+
+
+def _ago(moment: object, now: float) -> str:
+    passed = round(now - float(str(moment)))
+    return f"{seconds(passed)} ago" if passed > 0 else "just now"
 
 
 def qr(text: str) -> str:

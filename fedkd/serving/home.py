@@ -7,14 +7,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedkd.errors import FedkdError
 from fedkd.files import write_atomic
-from fedkd.serving.gate import Gate, snapshot
+from fedkd.serving.gate import Traffic, snapshot, state_of
 from fedkd.serving.invites import LIFETIME, Registry
 from fedkd.serving.pki import pin
 
@@ -23,6 +23,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+EARLIER = ("heard", "address", "calls", "bytes_in", "bytes_out", "refused", "speed", "client", "rounds", "last")
+"""What is kept of a node that was here when the server last ran."""
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -173,16 +175,30 @@ def invitation(registry: Registry, terms: Terms, ca: bytes, *, seats: int = 1, l
     return join_url(terms, registry.invite(seats=seats, lifetime=lifetime), ca)
 
 
-def write_live(home: Home, registry: Registry, gate: Gate) -> None:
+def write_live(home: Home, rows: list[dict[str, object]]) -> None:
     """Write what the front has seen of its nodes; what is lost in a crash is no harm."""
-    rows = snapshot(registry, gate.traffic, now=time.time())
     with contextlib.suppress(OSError):
         write_atomic(home.live, json.dumps({"written": time.time(), "nodes": rows}).encode(), durable=False)
 
 
-def read_live(home: Home) -> list[dict[str, Any]]:
-    """Return the rows that :func:`write_live` left, none if there are none."""
+def read_live(home: Home) -> tuple[float, dict[str, dict[str, Any]]]:
+    """Return when :func:`write_live` wrote (0: never) and its rows by the mark of the key, none if there are none."""
     try:
-        return list(json.loads(home.live.read_text(encoding="utf-8"))["nodes"])
+        found = json.loads(home.live.read_text(encoding="utf-8"))
+        return float(found["written"]), {str(row["key"]): dict(row) for row in found["nodes"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return 0.0, {}
+
+
+def as_seen(
+    registry: Registry, traffic: Mapping[str, Traffic], earlier: Mapping[str, Mapping[str, Any]], *, now: float
+) -> list[dict[str, object]]:
+    """Return the rows of :func:`snapshot`, with what ``earlier`` ones say of nodes that were not heard since."""
+    rows = snapshot(registry, traffic, now=now)
+    for row in rows:
+        past = earlier.get(str(row["key"]), {})
+        if not row["heard"] and past:
+            row |= {key: past[key] for key in EARLIER if key in past}
+            if row["state"] != "revoked":
+                row["state"] = state_of(float(past.get("heard", 0.0)), now)
+    return rows

@@ -34,11 +34,11 @@ from fedkd.serving import pki as certificates
 from fedkd.serving.center import Center, center
 from fedkd.serving.front import Offer, front
 from fedkd.serving.gate import Gate, snapshot
-from fedkd.serving.home import Home, Terms, held, invitation, listening, write_live
+from fedkd.serving.home import Home, Terms, as_seen, held, invitation, listening, read_live, write_live
 from fedkd.serving.invites import Member, Registry
 from fedkd.serving.limits import Patience, impatient
 from fedkd.serving.pki import Pki
-from fedkd.serving.told import Start, Transcript
+from fedkd.serving.told import Start, Transcript, keep_names, with_rounds
 from fedkd.status import StatusFile
 from fedkd.units import counted
 
@@ -102,7 +102,7 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
             status("starting", {})
             named = {**config.to_run_config(), RUN_NAME: RunDirectory(path).name_in_ledger()}
             run = behind.link.submit(app_dir, named)
-            warden.starts(run)
+            warden.starts(run, path)
             try:
                 with Transcript(home.transcript, board.line) as transcript:
                     return behind.link.follow(run, transcript)
@@ -229,10 +229,12 @@ class Warden:
         self._gone: set[str] = set()
         self._states: dict[str, object] = {}
         self._start: Start | None = None
+        self._run: Path | None = None
+        self._earlier = read_live(home)[1]
 
-    def starts(self, run: str) -> None:
-        """Watch from now on whether Flower gets the ServerApp of ``run`` going."""
-        self._start = Start(run)
+    def starts(self, run: str, path: Path) -> None:
+        """Watch from now on whether Flower gets the ServerApp of ``run`` going; in ``path`` is what that writes."""
+        self._start, self._run = Start(run), path
 
     def __enter__(self) -> Warden:
         known = self._behind.control.nodes()
@@ -247,6 +249,7 @@ class Warden:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join(timeout=10)
+        self._keep()
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK):
@@ -274,8 +277,18 @@ class Warden:
             if state in ("here", "silent") and self._states.get(mark) != state:
                 self._board.line(f"{row['name']} is {state}")
             self._states[mark] = state
+        if self._run is not None:
+            rows = with_rounds(rows, self._run)
         self._board.nodes(rows)
-        write_live(self._home, self._registry, self._gate)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write down what other commands and the report may want to know."""
+        rows = as_seen(self._registry, self._gate.traffic, self._earlier, now=time.time())
+        if self._run is not None:
+            keep_names(self._run, self._registry)
+            rows = with_rounds(rows, self._run)
+        write_live(self._home, rows)
 
     def _keep_in_step(self, member: Member) -> None:
         if member.revoked is not None and member.node_id and member.mark not in self._gone:

@@ -1,12 +1,20 @@
-"""What is told of Flower: all its words go to a file, those of a run to the terminal, and how its ServerApp starts."""
+"""What is told of a run: Flower's words go to a file, others to the terminal; how it starts; what nodes are called."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
+
+from fedkd.errors import DataError
+from fedkd.files import write_atomic
+from fedkd.journal import NODES, UNNAMED, read_names
+from fedkd.serving.invites import Registry
+from fedkd.status import Client, read_status
 
 CLAIM = 30
 """Seconds in which a ServerApp must ask for its work, or Flower 1.41 starts another. It has no setting for that."""
@@ -74,3 +82,46 @@ class Start:
             f"the ServerApp did not start within the {CLAIM} s that Flower gives it; Flower starts it again (attempt "
             f"{self._times}). Is this machine very busy?"
         )
+
+
+def keep_names(run: Path, registry: Registry) -> None:
+    """Write down what the nodes behind the clients of a run are called, for status and report; no matter if that fails.
+
+    The ServerApp knows which node answers for which client, and the registry what it is called.
+    """
+    known = {member.node_id: member.name for member in registry.members() if member.node_id}
+    names = read_names(run) | {key: known[node] for node, (key, _) in _clients(run).items() if node in known}
+    if names != read_names(run):
+        with contextlib.suppress(OSError):
+            write_atomic(run / NODES, json.dumps(names, indent=1).encode(), durable=False)
+
+
+def with_rounds(rows: list[dict[str, object]], run: Path) -> list[dict[str, object]]:
+    """Return the rows of nodes with what each is in a run: its client, answered of asked rounds, and the last one."""
+    clients = _clients(run)
+    for row in rows:
+        if (found := clients.get(str(row["node_id"]))) is not None:
+            key, client = found
+            row |= {
+                "client": None if key.startswith(UNNAMED) else key,
+                "rounds": f"{client.answered} of {client.asked}",
+                "last": client.last,
+            }
+    return rows
+
+
+def _clients(run: Path) -> dict[str, tuple[str, Client]]:
+    """Return the clients of a run by the ids of their nodes, each with its key."""
+    try:
+        clients = read_status(run).clients
+    except DataError:  # it has not begun
+        return {}
+    return {node: (key, client) for key, client in clients.items() if (node := client.node or _node_of(key))}
+
+
+def _node_of(key: str) -> str:
+    """Return the id of the node that a client is named after which has not said who it is, else an empty text."""
+    with contextlib.suppress(ValueError):
+        if key.startswith(UNNAMED):
+            return str(int(key.removeprefix(UNNAMED), 16))
+    return ""
