@@ -162,7 +162,7 @@ def test_data_of_another_shape_is_refused(front, tmp_path):
 
 
 def test_a_code_that_was_used_is_refused_in_the_servers_words(front, mine, tmp_path):
-    with pytest.raises(Rejected, match="this code was used already"):
+    with pytest.raises(Rejected, match="^not joined: this code was used already"):
         join(front, tmp_path / "home", "--data", mine, code="000000")
     assert Home(tmp_path / "home").settings() is None
 

@@ -2,7 +2,9 @@
 
 import io
 import time
+import urllib.request
 
+import httpx
 import pytest
 from devices import Device
 from report_scene import _round, _summary, _write
@@ -13,11 +15,11 @@ from fedkd.journal import read_names
 from fedkd.report import write_report
 from fedkd.serving import pki
 from fedkd.serving.board import node_table
-from fedkd.serving.gate import Traffic
+from fedkd.serving.gate import Gate, Traffic
 from fedkd.serving.home import Home, Terms, as_seen, read_live, write_live
 from fedkd.serving.invites import Registry
 from fedkd.serving.service import certificates_of
-from fedkd.serving.told import Start, Transcript, is_flowers, keep_names, with_rounds
+from fedkd.serving.told import Start, Transcript, is_flowers, keep_names, measured, with_rounds
 from fedkd.status import StatusFile, read_status
 
 
@@ -146,6 +148,27 @@ def test_nodes_are_called_by_their_names_and_clients_keep_their_keys(home, tmp_p
     for damaged in ("", "[1]", "{"):
         (run / "nodes.json").write_text(damaged)
         assert read_names(run) == {}
+
+
+def test_a_served_run_has_metrics_on_loopback_if_asked(home, tmp_path):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def page(port):
+        with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    run, gates = begun(tmp_path / "run"), []
+    with measured(run, None, gates) as port:
+        assert port is None
+    with measured(run, 0, gates) as port:
+        assert 'fedkd_gate_total{event="calls"} 0.0' in page(port)
+        gate = Gate(Registry(home.registry), httpx.AsyncClient())
+        gate.traffic["a"], gate.traffic["b"] = Traffic(calls=3, refused=1), Traffic(calls=4)
+        gates.append(gate)
+        text = page(port)
+    assert 'fedkd_gate_total{event="calls"} 7.0' in text
+    assert 'fedkd_gate_total{event="refused"} 1.0' in text
+    assert 'fedkd_run_info{engine="serve",run="run"} 1.0' in text
 
 
 def test_the_table_of_nodes_says_what_each_did_and_leaves_out_what_nobody_did(home, tmp_path):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkd.commands.group import Commands
 from fedkd.config import Config, Resolved, resolve
 from fedkd.errors import FedkdError, did_you_mean
 from fedkd.execution import execute, out, outcome, place
@@ -19,9 +20,11 @@ HOME = Path("~/.fedkd/serve")
 STOPPED = 15.0
 """Seconds without a word after which a server is taken for one that does not run; it writes every second."""
 
-pki_app = typer.Typer(help="Make and look at a server's certificates, and keys for stock nodes.", no_args_is_help=True)
+pki_app = typer.Typer(
+    cls=Commands, help="Make and look at a server's certificates, and keys for stock nodes.", no_args_is_help=True
+)
 nodes_app = typer.Typer(
-    help="See, invite and revoke the nodes of a server, also while it serves.", no_args_is_help=True
+    cls=Commands, help="See, invite and revoke the nodes of a server, also while it serves.", no_args_is_help=True
 )
 
 Preset = Annotated[str | None, typer.Option(help="A preset to start from.")]
@@ -48,6 +51,9 @@ def serve(
     home: HomeFolder = HOME,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the nodes before the run starts.")] = 3600.0,
     database: Annotated[str, typer.Option(help="Where Flower keeps its state: disk or memory.")] = "disk",
+    metrics: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of 127.0.0.1 with metrics for Prometheus; 0: a free one.")
+    ] = None,
 ) -> None:
     """Run a federation of devices: a front for them, Flower's SuperLink behind it, and a join code to begin with."""
     from fedkd.serving.center import DATABASES
@@ -57,7 +63,7 @@ def serve(
         known = ", ".join(DATABASES)
         raise FedkdError(f"unknown database {database!r}.{did_you_mean(database, DATABASES)} Known: {known}.")
     resolved = resolve(preset=preset, file=config, sets=set_ or [])
-    terms = Terms(str(home), host, port, advertise, demo, seats, wait, database)
+    terms = Terms(str(home), host, port, advertise, demo, seats, wait, database, metrics)
     path = place(resolved, name)
     execute(resolved, path, _served(terms), resuming=resolved.config.resume)
 

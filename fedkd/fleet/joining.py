@@ -20,7 +20,7 @@ from safetensors.numpy import load
 
 from fedkd.config import Config, mixed
 from fedkd.dataset import as_inputs, labels_among, read
-from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, SpecError
+from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, Rejected, SpecError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
 from fedkd.fleet.link import Address, Link, blind, check_pin, read_json, trusting
@@ -34,6 +34,7 @@ from fedkd.tell import describe
 MAX_ABOUT = 1024 * 1024
 MAX_TRANSFER = 512 * 1024 * 1024
 NAME = 64
+NOT_LET_IN = 403
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")  # it becomes part of a path
 
 
@@ -104,7 +105,13 @@ def about(link: Link) -> dict[str, Any]:
 
 def register(link: Link, code: str, identity: Identity, name: str) -> int:
     """Hand the public key in with the one-time code; return the node's id."""
-    told = link.post_json("/fedkd/join", {"code": code, "key": identity.public.decode("ascii"), "name": name[:NAME]})
+    asked = {"code": code, "key": identity.public.decode("ascii"), "name": name[:NAME]}
+    try:
+        told = link.post_json("/fedkd/join", asked)
+    except Rejected as error:
+        if error.status != NOT_LET_IN:
+            raise
+        raise Rejected(f"not joined: {error.said}", error.status) from None
     node = told.get("node_id") if isinstance(told, dict) else None
     if not (isinstance(node, str) and node.isdigit() and len(node) <= 20):
         raise LinkError("/fedkd/join: the server answers without a node id")

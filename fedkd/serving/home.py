@@ -82,6 +82,7 @@ class Terms:
     seats: int = 0
     wait: float = 3600.0
     database: str = "disk"
+    metrics: int | None = None
 
     def write(self, path: Path) -> None:
         """Keep the terms in ``path``, so that others can continue or invite."""

@@ -38,7 +38,7 @@ from fedkd.serving.home import Home, Terms, as_seen, held, invitation, listening
 from fedkd.serving.invites import Member, Registry
 from fedkd.serving.limits import Patience, impatient
 from fedkd.serving.pki import Pki
-from fedkd.serving.told import Start, Transcript, keep_names, with_rounds
+from fedkd.serving.told import Start, Transcript, keep_names, measured, with_rounds
 from fedkd.status import StatusFile
 from fedkd.units import counted
 
@@ -79,6 +79,7 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
         listening(terms.host, terms.port) as listener,  # first: where the port is taken, nothing is left behind
         StatusFile(path, engine=SERVED, rounds=config.rounds, resumes=config.resume, gives_way=True) as status,
         tempfile.TemporaryDirectory(prefix="fedkd-") as scratch,
+        measured(path, terms.metrics, gates := list[Gate]()) as metrics,
     ):
         status("starting", {})
         pki = certificates_of(home, terms, board)
@@ -90,6 +91,8 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
         offer = offer_of(config, path.name, shared, pki, demo=terms.demo)
         for line in introduction(config, path.name):
             board.line(Text.from_markup(line))
+        if metrics is not None:
+            board.line(f"metrics for Prometheus on http://127.0.0.1:{metrics}/metrics")
         board.line(f"starting Flower's SuperLink; logs in {home.flower}")
         with (
             logged(home),
@@ -97,6 +100,7 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
             front_of(offer, registry, behind, listener) as gate,
             Warden(home, registry, gate, behind, board) as warden,
         ):
+            gates.append(gate)
             board.invite(invitation(registry, terms, offer.ca, seats=terms.seats or config.clients))
             await_nodes(registry, gate, config, terms.wait, board, status)
             status("starting", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -13,6 +13,7 @@ from typing import Protocol
 from fedkd.errors import DataError
 from fedkd.files import write_atomic
 from fedkd.journal import NODES, UNNAMED, read_names
+from fedkd.serving.gate import Gate
 from fedkd.serving.invites import Registry
 from fedkd.status import Client, read_status
 
@@ -108,6 +109,25 @@ def with_rounds(rows: list[dict[str, object]], run: Path) -> list[dict[str, obje
                 "last": client.last,
             }
     return rows
+
+
+@contextlib.contextmanager
+def measured(run: Path, port: int | None, gates: Sequence[Gate]) -> Iterator[int | None]:
+    """Serve the metrics of a run on ``port`` of this machine's loopback until the end of the block; None: nobody asked.
+
+    ``gates`` may be empty until the front has one. What it counts is that of nodes that were let in.
+    """
+    if port is None:
+        yield None
+        return
+    from fedkd.metrics_page import listen  # needs a library that few servers have
+
+    def counts() -> Mapping[str, float]:
+        seen = [traffic for gate in gates for traffic in list(gate.traffic.values())]
+        return {"calls": sum(one.calls for one in seen), "refused": sum(one.refused for one in seen)}
+
+    with listen(run, port, gate=counts) as taken:
+        yield taken
 
 
 def _clients(run: Path) -> dict[str, tuple[str, Client]]:
