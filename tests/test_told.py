@@ -176,8 +176,12 @@ def test_the_table_of_nodes_says_what_each_did_and_leaves_out_what_nobody_did(ho
     mark = registry.members()[0].mark
     traffic = {mark: Traffic(now - 3, "10.0.0.7", 9, 1000, 2000, pushed=900, push_seconds=0.3)}
     write_live(home, with_rounds(as_seen(registry, traffic, {}, now=now), begun(tmp_path / "run")))
-    written, rows = read_live(home)
-    assert now <= written <= time.time()
+    live = read_live(home)
+    rows = live.rows
+    assert now <= live.written <= time.time()
+    assert (live.runs(live.written + 5), live.runs(live.written + 60)) == (True, False)
+    write_live(home, [], ended=True)
+    assert not read_live(home).runs(time.time())
     told = printed(as_seen(registry, {}, rows, now=now), now)
     assert [line.split() for line in told] == [
         ["node", "state", "heard", "from", "client", "rounds", "last", "calls", "up", "down", "speed", "key"],
@@ -189,9 +193,12 @@ def test_the_table_of_nodes_says_what_each_did_and_leaves_out_what_nobody_did(ho
     later = printed(as_seen(registry, {}, rows, now=now + 600), now + 600)
     assert later[1].split()[:6] == ["ward[/b]", "silent", "10", "min", "3", "s"]
     assert printed(as_seen(registry, {}, {}, now=now), now)[0].split() == ["node", "state", "key"]
+    narrow = printed(as_seen(registry, {}, rows, now=now), now, width=80)
+    assert narrow[0].split() == ["node", "state", "heard", "client", "rounds", "last", "speed", "key"]
+    assert len(narrow) == 4  # no line is folded
 
 
-def printed(rows, now):
-    console = Console(file=io.StringIO(), width=200, highlight=False)
-    console.print(node_table(rows, now=now))
+def printed(rows, now, width=200):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(node_table(rows, now=now, width=width))
     return console.file.getvalue().splitlines()

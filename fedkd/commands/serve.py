@@ -17,8 +17,6 @@ from fedkd.rundir import SERVED, RunDirectory
 from fedkd.units import counted, seconds
 
 HOME = Path("~/.fedkd/serve")
-STOPPED = 15.0
-"""Seconds without a word after which a server is taken for one that does not run; it writes every second."""
 
 pki_app = typer.Typer(
     cls=Commands, help="Make and look at a server's certificates, and keys for stock nodes.", no_args_is_help=True
@@ -137,16 +135,16 @@ def nodes_list(home: HomeFolder = HOME) -> None:
     from fedkd.serving.home import as_seen, read_live
 
     kept, registry = _registry(home)
-    now, (written, earlier) = time.time(), read_live(kept)
-    rows = as_seen(registry, {}, earlier, now=now)
+    now, live = time.time(), read_live(kept)
+    rows = as_seen(registry, {}, live.rows, now=now)
     if rows:
-        out.print(node_table(rows, now=now))
+        out.print(node_table(rows, now=now, width=out.width))
     revoked = sum(row["state"] == "revoked" for row in rows)
     seats = registry.seats_left()
     counts = f"{counted(len(rows), 'node')}{f', {revoked} of them revoked' if revoked else ''}"
     _print([f"{counts}; {counted(seats, 'seat')} left on codes that are still good"])
-    if now - written > STOPPED:
-        when = f"; this is what it saw until {seconds(now - written)} ago" if written else ""
+    if not live.runs(now):
+        when = f"; this is what it saw until {seconds(now - live.written)} ago" if live.written else ""
         _print([f"no server runs in {kept.folder} now{when}"])
 
 

@@ -103,7 +103,7 @@ def sentence(event: str, facts: Mapping[str, Any]) -> str:
     round_ = f"round {told}" if told.isdigit() else "round ?"
     match event:
         case "online":
-            return f"online as node {facts['node']}"
+            return f"online as node {facts['node']}, waiting for questions"
         case "answered":
             held = facts.get("memory")
             room = f", memory {size(held[0])}, at most {size(held[1])}" if held else ""
@@ -113,7 +113,7 @@ def sentence(event: str, facts: Mapping[str, Any]) -> str:
         case "expired":
             return f"{round_}  came {facts['late']:.0f} s too late to be answered"
         case "over":
-            return f"run {facts['run']} is over"
+            return "the run is over"
         case "away":
             return f"{facts['error']}; trying again"
         case "back":

@@ -49,23 +49,28 @@ class TerminalBoard:
     def nodes(self, rows: list[dict[str, object]]) -> None:
         """Show the nodes as they are now."""
         if self._live is not None:
-            self._live.update(Group(node_table(rows, now=time.time())) if rows else Group())
+            table = [node_table(rows, now=time.time(), width=self._console.width)] if rows else []
+            self._live.update(Group(*table))
 
 
 COLUMNS = ("node", "state", "heard", "from", "client", "rounds", "last", "calls", "up", "down", "speed", "key")
 LEFT = ("node", "state", "from", "client", "key")
+WIDE = 110
+"""Letters that a terminal has for all columns; a narrower one does without these."""
+LEFT_OUT = ("from", "calls", "up", "down")
 
 
-def node_table(rows: list[dict[str, object]], *, now: float) -> Table:
+def node_table(rows: list[dict[str, object]], *, now: float, width: int = WIDE) -> Table:
     """Return the nodes as a table: who, in which state, heard when and from where, its rounds, calls and bytes.
 
-    A column that nobody has anything in is left out.
+    A column that nobody has anything in is left out, and some are where there is little ``width``.
     """
-    table, cells = Table(box=None, pad_edge=False), [_cells(row, now) for row in rows]
-    for column, *known in zip(COLUMNS, *cells, strict=True):
-        if any(known):
-            table.add_column(column, justify="left" if column in LEFT else "right")
-    for row in zip(*(column for column in zip(*cells, strict=True) if any(column)), strict=True):
+    columns = list(zip(COLUMNS, *(_cells(row, now) for row in rows), strict=True))
+    shown = [(title, *known) for title, *known in columns if any(known) and (width >= WIDE or title not in LEFT_OUT)]
+    table = Table(box=None, pad_edge=False)
+    for title, *_ in shown:
+        table.add_column(title, justify="left" if title in LEFT else "right")
+    for row in zip(*(known for _, *known in shown), strict=True):
         table.add_row(*map(Text, row))
     return table
 

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ except ImportError:  # Windows
 
 EARLIER = ("heard", "address", "calls", "bytes_in", "bytes_out", "refused", "speed", "client", "rounds", "last")
 """What is kept of a node that was here when the server last ran."""
+STOPPED = 15.0
+"""Seconds without a word after which a server is taken for one that does not run; it writes every second."""
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -176,19 +178,34 @@ def invitation(registry: Registry, terms: Terms, ca: bytes, *, seats: int = 1, l
     return join_url(terms, registry.invite(seats=seats, lifetime=lifetime), ca)
 
 
-def write_live(home: Home, rows: list[dict[str, object]]) -> None:
+@dataclass(frozen=True)
+class Live:
+    """What a server last wrote of its nodes: when (0: never), rows by the mark of the key, whether that was its end."""
+
+    written: float = 0.0
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ended: bool = True
+
+    def runs(self, now: float) -> bool:
+        """Return whether the server runs, as far as one can tell."""
+        return not self.ended and now - self.written < STOPPED
+
+
+def write_live(home: Home, rows: list[dict[str, object]], *, ended: bool = False) -> None:
     """Write what the front has seen of its nodes; what is lost in a crash is no harm."""
+    content = {"written": time.time(), "ended": ended, "nodes": rows}
     with contextlib.suppress(OSError):
-        write_atomic(home.live, json.dumps({"written": time.time(), "nodes": rows}).encode(), durable=False)
+        write_atomic(home.live, json.dumps(content).encode(), durable=False)
 
 
-def read_live(home: Home) -> tuple[float, dict[str, dict[str, Any]]]:
-    """Return when :func:`write_live` wrote (0: never) and its rows by the mark of the key, none if there are none."""
+def read_live(home: Home) -> Live:
+    """Return what :func:`write_live` wrote, nothing if there is nothing."""
     try:
         found = json.loads(home.live.read_text(encoding="utf-8"))
-        return float(found["written"]), {str(row["key"]): dict(row) for row in found["nodes"]}
+        rows = {str(row["key"]): dict(row) for row in found["nodes"]}
+        return Live(float(found["written"]), rows, bool(found.get("ended")))
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0, {}
+        return Live()
 
 
 def as_seen(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import logging.handlers
 import math
+import shlex
 import socket
 import tempfile
 import threading
@@ -101,8 +102,14 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
             Warden(home, registry, gate, behind, board) as warden,
         ):
             gates.append(gate)
-            board.invite(invitation(registry, terms, offer.ca, seats=terms.seats or config.clients))
-            await_nodes(registry, gate, config, terms.wait, board, status)
+            seats = terms.seats or config.clients
+            board.invite(invitation(registry, terms, offer.ca, seats=seats))
+            more = f"fedkd nodes invite --home {shlex.quote(str(home.folder))}"
+            board.line(f"it lets in {counted(seats, 'device')} within an hour; another one: {more}")
+            if await_nodes(registry, gate, config, terms.wait, board, status) >= config.clients:
+                with contextlib.suppress(FedkdError):
+                    warden.look()  # which says who came last
+                board.line("all nodes are here: the run starts")
             status("starting", {})
             named = {**config.to_run_config(), RUN_NAME: RunDirectory(path).name_in_ledger()}
             run = behind.link.submit(app_dir, named)
@@ -230,11 +237,11 @@ class Warden:
         """Watch nothing yet."""
         self._home, self._registry, self._gate, self._behind, self._board = home, registry, gate, behind, board
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._watch, name="warden", daemon=True)
-        self._gone: set[str] = set()
+        self._mutex, self._gone = threading.Lock(), set[str]()
         self._states: dict[str, object] = {}
         self._start: Start | None = None
         self._run: Path | None = None
-        self._earlier = read_live(home)[1]
+        self._earlier = read_live(home).rows
 
     def starts(self, run: str, path: Path) -> None:
         """Watch from now on whether Flower gets the ServerApp of ``run`` going; in ``path`` is what that writes."""
@@ -253,7 +260,7 @@ class Warden:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join(timeout=10)
-        self._keep()
+        self._keep(ended=True)
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK):
@@ -266,6 +273,10 @@ class Warden:
 
     def look(self) -> None:
         """Look once at everything."""
+        with self._mutex:
+            self._look()
+
+    def _look(self) -> None:
         if self._behind.executor.keep():
             log.warning("SuperExec had ended and was started again")
         for member in self._registry.members():
@@ -286,13 +297,13 @@ class Warden:
         self._board.nodes(rows)
         self._keep()
 
-    def _keep(self) -> None:
+    def _keep(self, *, ended: bool = False) -> None:
         """Write down what other commands and the report may want to know."""
         rows = as_seen(self._registry, self._gate.traffic, self._earlier, now=time.time())
         if self._run is not None:
             keep_names(self._run, self._registry)
             rows = with_rounds(rows, self._run)
-        write_live(self._home, rows)
+        write_live(self._home, rows, ended=ended)
 
     def _keep_in_step(self, member: Member) -> None:
         if member.revoked is not None and member.node_id and member.mark not in self._gone:
@@ -307,10 +318,10 @@ class Warden:
 
 def await_nodes(
     registry: Registry, gate: Gate, config: Config, wait: float, board: Board, observe: Observer = lambda _, __: None
-) -> None:
-    """Return when ``config.clients`` nodes are here, or after ``wait`` seconds if they are a quorum.
+) -> int:
+    """Return how many nodes are here when it is ``config.clients``, or after ``wait`` seconds if they are a quorum.
 
-    ``observe`` is told how many there are.
+    ``observe`` is told how many there are so far.
     """
 
     def here() -> int:
@@ -328,13 +339,13 @@ def await_nodes(
                 board.line(
                     f"{present} of {config.clients} nodes are here after {wait:g} s: a quorum, so the run starts"
                 )
-                return
+                return present
             raise QuorumError(
                 f"{present} of {config.clients} nodes came within {wait:g} s, {need} are needed (quorum = "
                 f"{config.quorum:g}); give --wait more seconds, or set clients"
             )
         time.sleep(0.2)
-    board.line(f"{counted(present, 'node')} {'is' if present == 1 else 'are'} here: the run starts")
+    return present
 
 
 @contextlib.contextmanager
