@@ -213,7 +213,7 @@ def test_who_prepares_a_run_says_that_it_waits_until_another_process_writes(tmp_
     with StatusFile(tmp_path / "a", engine="serve", rounds=3, gives_way=True) as before:
         before("waiting", {"present": 1, "clients": 2, "left": 60.0})
         found = waited_for(tmp_path / "a", lambda found: found.present == 1)
-        assert headline(found, time.time()).startswith("a: waiting for nodes, 1 of 2 are here, deadline in ")
+        assert headline(found, time.time()).startswith("a: waiting for nodes, 1 of 2 are here, for ")
         waited_for(tmp_path / "a", lambda now: now.updated > found.updated)  # so it never goes stale
         before("starting", {})
         waited_for(tmp_path / "a", lambda found: found.state == "starting")

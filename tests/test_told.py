@@ -61,6 +61,36 @@ def test_all_lines_are_kept_and_flowers_are_not_shown(tmp_path):
     assert (tmp_path / "run.log").read_text() == "INFO :  x\nround\nERROR : no disk\n"
 
 
+OURS = [
+    "ERROR :     ServerApp raised an exception",
+    "Traceback (most recent call last):",
+    '  File "collect.py", line 192, in collect',
+    "fedkd.errors.QuorumError: round 1: 0 of 2 clients answered within 2 s, 1 needed (quorum = 0.5).",
+    "ERROR :     Exit Code: 201",
+    "",
+    "For more information, visit: <https://flower.ai/docs>",
+    "Flower run 7: finished:failed",
+]
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (OURS[3], "round 1: 0 of 2 clients answered within 2 s, 1 needed (quorum = 0.5)."),
+        ("ValueError: 7", ""),
+        ("fedkd.errors.DataError: no data\nduring which:\nKeyError: 7", ""),
+    ],
+)
+def test_an_error_of_ours_is_its_line_and_any_other_is_shown_whole(tmp_path, last, reason):
+    lines, shown = [*OURS[:3], *last.split("\n"), *OURS[4:]], []
+    with Transcript(tmp_path / "run.log", shown.append) as transcript:
+        for line in ["round  student", *lines]:
+            transcript(line)
+    assert transcript.reason == reason
+    assert shown == (["round  student"] if reason else ["round  student", *lines])
+    assert (tmp_path / "run.log").read_text().count("\n") == 1 + len(lines)
+
+
 def test_a_serverapp_that_is_started_again_is_one_line_for_each_time():
     class Control:
         moments = iter(

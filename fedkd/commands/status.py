@@ -145,7 +145,7 @@ def headline(found: Status, now: float) -> str:
     if found.clients:
         words.append(f"{size(found.moved('up'))} up, {size(found.moved('down'))} down")
     if (left := found.left(now)) is not None:
-        words.append(f"deadline in {seconds(left)}")
+        words.append(f"for {seconds(left)} more" if found.waiting else f"deadline in {seconds(left)}")
     if found.started:
         over = found.ended or found.stale(now)
         took = seconds((found.updated if over else now) - found.started)

@@ -114,13 +114,22 @@ def serve(config: Config, path: Path, terms: Terms, board: Board) -> int:
             named = {**config.to_run_config(), RUN_NAME: RunDirectory(path).name_in_ledger()}
             run = behind.link.submit(app_dir, named)
             warden.starts(run, path)
-            try:
-                with Transcript(home.transcript, board.line) as transcript:
-                    return behind.link.follow(run, transcript)
-            except BaseException:
-                with contextlib.suppress(FedkdError):  # it may have ended itself
-                    behind.control.stop_runs()
-                raise
+            return followed(behind, home, run, path, board)
+
+
+def followed(behind: Center, home: Home, run: str, path: Path, board: Board) -> int:
+    """Show what a run says until it has ended, and return its exit code; raise what it says itself was wrong."""
+    try:
+        with Transcript(home.transcript, board.line) as transcript:
+            code = behind.link.follow(run, transcript)
+    except BaseException:
+        with contextlib.suppress(FedkdError):  # it may have ended itself
+            behind.control.stop_runs()
+        raise
+    if transcript.reason:
+        saved = RunDirectory(path).checkpoint.exists() and "fedkd resume" not in transcript.reason
+        raise FedkdError(transcript.reason + (f" Continue: fedkd resume {path.name}" if saved else ""))
+    return code
 
 
 def certificates_of(home: Home, terms: Terms, board: Board) -> Pki:

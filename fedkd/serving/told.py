@@ -22,13 +22,22 @@ CLAIM = 30
 FLOWERS = re.compile(r"(INFO|DEBUG) *:|Using SuperLink: |Successfully installed \S+ to ")
 """How the lines begin in which Flower says what it does. Its warnings and errors are not among them."""
 
+FAULT = re.compile(r"ERROR *: *ServerApp raised an exception")
+VERDICT = re.compile(r"ERROR *: *Exit Code")
+OURS = re.compile(r"fedkd\.errors\.\w+: (.+)")
+
 
 class Transcript:
-    """Keeps every line of a run in a file and shows those that a reader of the terminal wants. A context manager."""
+    """Keeps every line of a run in a file and shows those that a reader of the terminal wants. A context manager.
+
+    With an error of ours, which says in one line what is wrong, Flower prints a traceback and advice of its own. Then
+    these are not shown and ``reason`` is that line; of all other errors everything is shown, when they have been told.
+    """
 
     def __init__(self, path: Path, show: Callable[[str], None]) -> None:
         """Write to the end of ``path``; ``show`` gets what is not only of use to those who look for a fault."""
-        self._path, self._show = path, show
+        self._path, self._show, self._held = path, show, list[str]()
+        self.reason = ""
 
     def __enter__(self) -> Transcript:
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
@@ -38,12 +47,25 @@ class Transcript:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self.reason = own_error(self._held)
+        for line in [] if self.reason else self._held:
+            self._show(line)
 
     def __call__(self, line: str) -> None:
         """Take in one line."""
         self._file.write(f"{line}\n")
-        if not is_flowers(line):
+        if self._held or FAULT.match(line):
+            self._held.append(line)
+        elif not is_flowers(line):
             self._show(line)
+
+
+def own_error(lines: Sequence[str]) -> str:
+    """Return what an error of ours says, if that is how a traceback in ``lines`` ends; else an empty text."""
+    end = next((i for i, line in enumerate(lines) if VERDICT.match(line)), len(lines))
+    said = [line for line in lines[:end] if line.strip()]
+    found = OURS.fullmatch(said[-1]) if said else None
+    return found[1] if found is not None else ""
 
 
 def is_flowers(line: str) -> bool:
