@@ -15,7 +15,8 @@ from fedkd.config import Config
 from fedkd.errors import ConfigError, DataError, LinkError, Rejected, SpecError
 from fedkd.fleet import resident
 from fedkd.fleet.home import Home
-from fedkd.fleet.joining import Invitation, with_terms
+from fedkd.fleet.joining import Invitation, with_terms, words
+from fedkd.fleet.link import Address
 
 CONFIG = Config(clients=2, rounds=2, learner="linear", student="none")
 PRIVATE = Config(
@@ -129,6 +130,13 @@ def test_what_the_owner_says_stands_above_what_is_announced():
     central = PRIVATE.model_copy(update={"protect": "central", "late": False, "record": False})
     assert with_terms({}, {"config": central.to_run_config()}) == {"require-protect": "central"}
     assert with_terms({}, {"config": CONFIG.to_run_config()}) == {}
+
+
+@pytest.mark.parametrize(("rounds", "often"), [(1, "in one round"), (2, "in each of 2 rounds")])
+def test_how_often_something_leaves_is_said_as_people_say_it(rounds, often):
+    told = {"name": "run", "rows": 9, "classes": 3, "config": Config(rounds=rounds).to_run_config()}
+    said = dict(words(told, {"data": "npz:a"}, 5, Address("10.0.0.1", 1, True)))
+    assert said["leaves"].startswith(f"for up to 9 public samples, {often}: how likely")
 
 
 def test_seeded_noise_is_called_none(mine, tmp_path):

@@ -210,7 +210,7 @@ def words(
     """Return what joining means, as pairs of a heading and a sentence: what stays, what leaves, how it is protected."""
     config = config_of(told)
     asked, classes = told["rows"], told["classes"]
-    often = f"in each of {config.rounds} rounds"
+    often = "in one round" if config.rounds == 1 else f"in each of {config.rounds} rounds"
     what = f"for up to {asked} public samples, {often}: how likely you find each of {classes} classes"
     if config.expertise != "uniform":
         what += ", and how well you know the sample"

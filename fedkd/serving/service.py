@@ -129,6 +129,8 @@ def followed(behind: Center, home: Home, run: str, path: Path, board: Board) -> 
     if transcript.reason:
         saved = RunDirectory(path).checkpoint.exists() and "fedkd resume" not in transcript.reason
         raise FedkdError(transcript.reason + (f" Continue: fedkd resume {path.name}" if saved else ""))
+    if code:
+        board.line(f"all that Flower said of it: {home.transcript}")
     return code
 
 
@@ -350,7 +352,7 @@ def await_nodes(
                 )
                 return present
             raise QuorumError(
-                f"{present} of {config.clients} nodes came within {wait:g} s, {need} are needed (quorum = "
+                f"{present} of {counted(config.clients, 'node')} came within {wait:g} s, {need} are needed (quorum = "
                 f"{config.quorum:g}); give --wait more seconds, or set clients"
             )
         time.sleep(0.2)
