@@ -76,7 +76,7 @@ class RunDirectory:
             self.table,
             self.student,
             self.summary,
-            self.status,
+            *([] if self.began()["engine"] == SERVED else [self.status]),  # there since it waits for its nodes
             self.names,
             self.path / "report.html",
         ):

@@ -11,8 +11,10 @@ from report_scene import _round, _summary, _write
 from rich.console import Console
 
 from fedkd.commands.status import table
+from fedkd.config import Config
 from fedkd.journal import read_names
 from fedkd.report import write_report
+from fedkd.rundir import SERVED, RunDirectory
 from fedkd.serving import pki
 from fedkd.serving.board import node_table
 from fedkd.serving.gate import Gate, Traffic
@@ -106,6 +108,23 @@ def test_a_serverapp_that_is_started_again_is_one_line_for_each_time():
     (line,) = filter(None, told)
     assert "did not start within the 30 s that Flower gives it" in line
     assert "attempt 2" in line
+
+
+def test_flower_says_when_it_began_to_start_a_run():
+    from flwr.proto.control_pb2 import ListRunsRequest
+    from flwr.proto.run_pb2 import Run
+
+    ListRunsRequest(run_id=7)
+    assert Run().starting_at == Run().status.status == ""
+
+
+def test_a_served_run_keeps_the_status_of_its_wait(tmp_path):
+    for engine, kept in ((SERVED, True), ("inprocess", False)):
+        directory = RunDirectory(tmp_path / engine)
+        directory.note(engine, "fedkd")
+        directory.status.write_text("{}")
+        directory.begin(Config())
+        assert directory.status.exists() is kept
 
 
 def test_thirty_seconds_is_what_flower_gives():

@@ -32,7 +32,7 @@ from fedkd.privacy.purse import begin_run
 from fedkd.privacy.report import in_ledger
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
-from fedkd.rundir import DEPLOYMENT, NETWORKED, RunDirectory
+from fedkd.rundir import DEPLOYMENT, NETWORKED, SERVED, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 from fedkd.status import StatusFile
 
@@ -78,9 +78,10 @@ class FederatedDistillation:
         directory.note(DEPLOYMENT, _flwr_run(config))  # our own engines have written who they are already
         directory.begin(config)
         name, engine = directory.path.name, directory.began()["engine"]
+        goes_on = config.resume or engine == SERVED  # which began when its server did
         with (
             telling(name) as log,
-            StatusFile(directory.path, engine=engine, rounds=config.rounds, resumes=config.resume) as status,
+            StatusFile(directory.path, engine=engine, rounds=config.rounds, resumes=goes_on) as status,
         ):
             return self._run(grid, shared, student, directory, both(status, log, self.observe))
 
