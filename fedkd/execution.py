@@ -136,7 +136,7 @@ def _tidy(directory: RunDirectory, before: set[str], *, keep_log: bool = False) 
     if directory.checkpoint.exists():
         return
     files = [directory.config, directory.origin, directory.identity, directory.terms, directory.status]
-    files += [directory.metrics, directory.table, directory.path / "clients.log"]
+    files += [directory.names, directory.metrics, directory.table, directory.path / "clients.log"]
     for file in files[: -1 if keep_log else None]:
         if file.name not in before:
             file.unlink(missing_ok=True)

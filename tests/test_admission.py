@@ -28,7 +28,8 @@ def test_a_code_lets_in_one_device_which_then_passes(scene):
     second = scene.post("/fedkd/join", Device().join(code))
     assert (second.status, second.json["error"]) == (
         403,
-        "the join code is unknown, used or expired; ask for a new one",
+        "this join code is used up, by the device that it was for: ask the server's owner for another one "
+        "(fedkd nodes invite)",
     )
 
 

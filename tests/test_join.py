@@ -19,8 +19,8 @@ from fedkd.errors import ConfigError, DataError, LinkError, Rejected, SpecError
 from fedkd.fleet import resident
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity, statement
-from fedkd.fleet.joining import Invitation, authority_of, with_terms
-from fedkd.fleet.link import check_pin
+from fedkd.fleet.joining import Invitation, authority_of, with_terms, words
+from fedkd.fleet.link import Address, check_pin
 from fedkd.serving import pki
 from fedkd.serving.gate import signed
 
@@ -166,6 +166,13 @@ def test_an_owner_asks_for_more_clients_than_the_run_has_and_does_not_join(mine,
     assert Home(tmp_path / "home").settings().node_config["least-clients"] == 3
 
 
+@pytest.mark.parametrize(("rounds", "often"), [(1, "in one round"), (2, "in each of 2 rounds")])
+def test_how_often_something_leaves_is_said_as_people_say_it(rounds, often):
+    told = {"name": "run", "rows": 9, "classes": 3, "config": Config(rounds=rounds).to_run_config()}
+    said = dict(words(told, {"data": "npz:a"}, 5, Address("10.0.0.1", 1, True)))
+    assert said["leaves"].startswith(f"for up to 9 public samples, {often}: how likely")
+
+
 def test_seeded_noise_is_called_none(mine, tmp_path):
     config = PRIVATE.model_copy(update={"noise": "seeded"})
     with pytest.raises(ConfigError, match="noise = 'system'"):
@@ -197,7 +204,7 @@ def test_data_of_another_shape_is_refused(front, tmp_path):
 
 
 def test_a_code_that_was_used_is_refused_in_the_servers_words(front, mine, tmp_path):
-    with pytest.raises(Rejected, match="this code was used already"):
+    with pytest.raises(Rejected, match="^not joined: this code was used already"):
         join(front, tmp_path / "home", "--data", mine, code="000000")
     assert Home(tmp_path / "home").settings() is None
 

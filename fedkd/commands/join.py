@@ -59,6 +59,10 @@ def join(
     }  # fmt: skip
     own = {key: value for key, value in given.items() if value is not None}
     where = Home((home or invitation.home()).expanduser().resolve())
+    new = own or demo is not None or name or bandwidth or max_memory
+    if systemd and not new and where.settings() is not None:
+        _print_unit(where)  # of a node that may well be running: nothing is changed, so nothing is locked
+        return
     with where.locked():
         limits = _Limits(1000 * bandwidth if bandwidth else None, round(1e6 * max_memory) if max_memory else None)
         _set_up(where, invitation, own, demo, name, limits, ask=not yes and _is_terminal(), quiet=systemd)

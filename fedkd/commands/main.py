@@ -16,6 +16,7 @@ from fedkd import config as configuration
 from fedkd import engine, execution, logs, parts
 from fedkd.commands.audit import audit_app
 from fedkd.commands.device import bench_device
+from fedkd.commands.group import Commands
 from fedkd.commands.join import join
 from fedkd.commands.predict import predict
 from fedkd.commands.publish import publish
@@ -25,14 +26,15 @@ from fedkd.errors import FedkdError
 from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
 
 app = typer.Typer(
+    cls=Commands,
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
+config_app = typer.Typer(cls=Commands, help="Show or check a configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-ledger_app = typer.Typer(help="Read what was spent of a privacy budget.", no_args_is_help=True)
+ledger_app = typer.Typer(cls=Commands, help="Read what was spent of a privacy budget.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
 app.command()(join)

@@ -20,7 +20,7 @@ from safetensors.numpy import load
 
 from fedkd.config import Config, mixed
 from fedkd.dataset import as_inputs, labels_among, read
-from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, SpecError
+from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, Rejected, SpecError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
 from fedkd.fleet.link import PIN, Address, Link, blind, check_pin, pin_of, read_json, trusting
@@ -34,6 +34,7 @@ from fedkd.tell import describe
 MAX_ABOUT = 1024 * 1024
 MAX_TRANSFER = 512 * 1024 * 1024
 NAME = 64
+NOT_LET_IN = 403
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")  # it becomes part of a path
 
 
@@ -111,7 +112,12 @@ def authority_of(home: Home, told: Mapping[str, Any]) -> str:
 def register(link: Link, code: str, identity: Identity, name: str, *, authority: str = "") -> int:
     """Hand the public key in with the one-time code, and show that its other half is here; return the node's id."""
     shown = identity.joining(code, authority, link.clock.now())
-    told = link.post_json("/fedkd/join", {"code": code, "name": name[:NAME], **shown})
+    try:
+        told = link.post_json("/fedkd/join", {"code": code, "name": name[:NAME], **shown})
+    except Rejected as error:
+        if error.status != NOT_LET_IN:
+            raise
+        raise Rejected(f"not joined: {error.said}", error.status) from None
     node = told.get("node_id") if isinstance(told, dict) else None
     if not (isinstance(node, str) and node.isdigit() and len(node) <= 20):
         raise LinkError("/fedkd/join: the server answers without a node id")
@@ -213,7 +219,7 @@ def words(
     """Return what joining means, as pairs of a heading and a sentence: what stays, what leaves, how it is protected."""
     config = config_of(told)
     asked, classes = told["rows"], told["classes"]
-    often = f"in each of {config.rounds} rounds"
+    often = "in one round" if config.rounds == 1 else f"in each of {config.rounds} rounds"
     what = f"for up to {asked} public samples, {often}: how likely you find each of {classes} classes"
     if config.expertise != "uniform":
         what += ", and how well you know the sample"

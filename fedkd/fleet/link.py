@@ -326,7 +326,7 @@ def _refused(what: str, status: int, content: bytes) -> Rejected:
         if isinstance(found, dict):
             said = next((found[key] for key in ("error", "message", "detail") if isinstance(found.get(key), str)), None)
     text = " ".join(str(said).split())[:300] if said else "no reason given"
-    return Rejected(f"{what}: the server says no ({status}): {text}", status)
+    return Rejected(f"{what}: the server says no ({status}): {text}", status, text)
 
 
 def _certificate(error: ssl.SSLCertVerificationError) -> str:

@@ -43,6 +43,8 @@ ROUTES = frozenset(
     }
 )
 """The last part of the paths that pass; all of Flower's Fleet API."""
+PUSH = "push-object"
+"""The call that carries a part of an answer."""
 PROTOBUF = "application/protobuf"
 KEY, TIMESTAMP, SIGNATURE = "flwr-public-key", "flwr-timestamp", "flwr-signature"
 HANDED_ON = (KEY, TIMESTAMP, SIGNATURE, "flwr-package-name", "flwr-package-version", "flwr-component-name")
@@ -85,7 +87,10 @@ class Limits:
 
 @dataclass
 class Traffic:
-    """What one node has done here: when it was heard last (Unix time, 0: never), from where, and how much."""
+    """What one node has done here: when it was heard last (Unix time, 0: never), from where, and how much.
+
+    ``pushed`` bytes of answers took ``push_seconds`` to arrive: how fast its connection is.
+    """
 
     heard: float = 0.0
     address: str = ""
@@ -93,6 +98,8 @@ class Traffic:
     bytes_in: int = 0
     bytes_out: int = 0
     refused: int = 0
+    pushed: int = 0
+    push_seconds: float = 0.0
     routes: dict[str, int] = field(default_factory=dict)
 
 
@@ -260,6 +267,9 @@ class Gate:
             traffic.bytes_in += size
             traffic.bytes_out += len(response.body)
             traffic.refused += refused
+            if route == PUSH and not refused:
+                traffic.pushed += size
+                traffic.push_seconds += time.monotonic() - started
             traffic.routes[route] = traffic.routes.get(route, 0) + 1
         log.log(
             logging.INFO if refused else logging.DEBUG,
@@ -344,7 +354,7 @@ def _loaded(key: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def snapshot(registry: Registry, traffic: Mapping[str, Traffic], *, now: float) -> list[dict[str, object]]:
-    """Return one row for each member: name, state, node id, when heard, from where, calls and bytes."""
+    """Return one row for each member: name, state, node id, when heard, from where, calls, bytes, bytes a second."""
     rows: list[dict[str, object]] = []
     for member in registry.members():
         seen = traffic.get(member.mark, Traffic())
@@ -355,12 +365,14 @@ def snapshot(registry: Registry, traffic: Mapping[str, Traffic], *, now: float) 
                 "node_id": member.node_id,
                 "key": member.mark,
                 "joined": member.joined,
+                "revoked": member.revoked,
                 "heard": seen.heard,
                 "address": seen.address,
                 "calls": seen.calls,
                 "bytes_in": seen.bytes_in,
                 "bytes_out": seen.bytes_out,
                 "refused": seen.refused,
+                "speed": seen.pushed / seen.push_seconds if seen.push_seconds else None,
             }
         )
     return rows
