@@ -13,6 +13,7 @@ from typing import Any
 from fedkd.collect import Observer
 from fedkd.config import Config, mixed, resolve
 from fedkd.errors import QuorumError
+from fedkd.learner import check_module
 from fedkd.preflight import check_data, check_models
 from fedkd.protect import protection_of
 from fedkd.rundir import RunDirectory
@@ -38,6 +39,11 @@ def run_in_process(
     config: Config, *, workers: int = 2, observe: Observer = lambda event, facts: None, command: str = ""
 ) -> Any:
     """Run a simulation in this machine: clients in ``workers`` processes of one thread each; return its Result."""
+    shared = check_data(config)
+    for spec in (*mixed(config.learner), config.student):
+        check_module(spec)
+    observe("start", {"workers": workers})  # what is to be run is known: frameworks take seconds to import
+
     from fedkd.flower.grid import LocalGrid
     from fedkd.flower.strategy import FederatedDistillation
 
@@ -59,7 +65,6 @@ def run_in_process(
             log.parent.mkdir(parents=True, exist_ok=True)
             if not config.resume:
                 log.unlink(missing_ok=True)
-        shared = check_data(config)
         with LocalGrid(
             nodes=config.clients,
             run_config=config.to_run_config(),
@@ -69,7 +74,6 @@ def run_in_process(
             log=log,
         ) as grid:
             check_models(config, shared)  # meanwhile the workers import what they need
-            observe("start", {"workers": workers})
             try:
                 return FederatedDistillation(config, observe=observe, command=command).start(grid=grid)
             except QuorumError as error:
