@@ -36,6 +36,7 @@ class Reply:
     """What came back from one client: a frame, or the reason why there is none.
 
     ``client`` is who it says it is, ``asked_as`` the name under which it was asked: its node's, until it has answered.
+    ``node`` is the id of its node on the network, empty where there is none.
     """
 
     round: int
@@ -46,6 +47,7 @@ class Reply:
     bytes_up: int
     latency: float
     asked_as: str
+    node: str = ""
 
 
 class Exchange(Protocol):
@@ -306,6 +308,7 @@ def arrival(reply: Reply, error: str | None) -> dict[str, Any]:
         "bytes_up": reply.bytes_up,
         "seconds": reply.latency,
         "error": error,
+        "node": reply.node or None,
     }
 
 

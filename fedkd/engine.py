@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.collect import Observer
-from fedkd.config import Config, mixed
+from fedkd.config import Config, mixed, resolve
 from fedkd.errors import QuorumError
+from fedkd.learner import check_module
 from fedkd.preflight import check_data, check_models
 from fedkd.protect import protection_of
 from fedkd.rundir import RunDirectory
@@ -20,10 +21,29 @@ from fedkd.rundir import RunDirectory
 ENGINES = ("inprocess", "flower")
 
 
+def simulate(preset: str = "expert", *, workers: int = os.cpu_count() or 1, **settings: Any) -> Any:
+    """Run ``preset`` with ``settings`` (the keys of ``fedkd run --set``) in this machine; return its Result.
+
+    That is the student (with ``predict``), a report a round, and the summary. Nothing is written unless ``output``
+    names a folder.
+
+    >>> simulate("ds_fl", rounds=5, clients=4).summary["scoreboard"]["student"]  # doctest: +SKIP
+    0.93
+    """
+    given = {**resolve(preset=preset, environ={}).config.model_dump(), **settings}
+    quiet_flower()
+    return run_in_process(Config.read(given, where="simulate"), workers=workers)
+
+
 def run_in_process(
     config: Config, *, workers: int = 2, observe: Observer = lambda event, facts: None, command: str = ""
 ) -> Any:
     """Run a simulation in this machine: clients in ``workers`` processes of one thread each; return its Result."""
+    shared = check_data(config)
+    for spec in (*mixed(config.learner), config.student):
+        check_module(spec)
+    observe("start", {"workers": workers})  # what is to be run is known: frameworks take seconds to import
+
     from fedkd.flower.grid import LocalGrid
     from fedkd.flower.strategy import FederatedDistillation
 
@@ -45,7 +65,6 @@ def run_in_process(
             log.parent.mkdir(parents=True, exist_ok=True)
             if not config.resume:
                 log.unlink(missing_ok=True)
-        shared = check_data(config)
         with LocalGrid(
             nodes=config.clients,
             run_config=config.to_run_config(),
@@ -55,7 +74,6 @@ def run_in_process(
             log=log,
         ) as grid:
             check_models(config, shared)  # meanwhile the workers import what they need
-            observe("start", {"workers": workers})
             try:
                 return FederatedDistillation(config, observe=observe, command=command).start(grid=grid)
             except QuorumError as error:

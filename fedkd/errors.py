@@ -111,10 +111,10 @@ class Untrusted(LinkError):
 class Rejected(LinkError):
     """A server says no."""
 
-    def __init__(self, message: str, status: int) -> None:
-        """Keep the HTTP ``status`` with the one-line ``message``."""
+    def __init__(self, message: str, status: int, said: str = "") -> None:
+        """Keep the HTTP ``status`` with the one-line ``message``, and what the server itself ``said``."""
         super().__init__(message)
-        self.status = status
+        self.status, self.said = status, said or message
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from fedkd.config import Config, Resolved
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.files import write_atomic
 from fedkd.rundir import RunDirectory, next_run
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a run that was ended by SIGTERM, as a shell would report it."""
@@ -52,12 +58,20 @@ def place(resolved: Resolved, name: str | None) -> Path:
 
 def execute(resolved: Resolved, path: Path, run: Run, *, resuming: bool = False) -> None:
     """Let ``run`` do its work in ``path`` and write the report; whatever stops it, say how to go on."""
-    from fedkd.report import write_report
-
     ledger = resolved.config.ledger and str(Path(resolved.config.ledger).resolve())  # apps may run in another folder
     settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming, "ledger": ledger})
+    with alone(path):
+        _execute(settings, resolved, run, resuming)
+
+
+def _execute(settings: Config, resolved: Resolved, run: Run, resuming: bool) -> None:
+    from fedkd.report import write_report
+
+    path = Path(settings.output)
     directory = RunDirectory(path)
-    before = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if not resuming and directory.config.exists():  # since its name was looked up, another run has come and gone
+        raise FedkdError(f"run {path.name!r} exists already: choose another name")
+    before = {entry.name for entry in path.iterdir()}
     usual = signal.signal(signal.SIGTERM, terminate)
     try:
         if not resuming:
@@ -82,6 +96,29 @@ def execute(resolved: Resolved, path: Path, run: Run, *, resuming: bool = False)
     scoreboard(summary, short(path), out)
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Make the folder of a run and keep every other process from running in it until this one has ended."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)  # closed in programs that this one starts
+    except OSError as error:
+        raise FedkdError(f"cannot write to {short(path)}: {error.strerror}") from None
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FedkdError(
+                    f"another process is running {path.name!r}: choose another name, or wait until it has ended"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        yield
+    finally:
+        os.close(handle)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: as orderly an end as Ctrl-C."""
 
@@ -99,7 +136,7 @@ def _tidy(directory: RunDirectory, before: set[str], *, keep_log: bool = False) 
     if directory.checkpoint.exists():
         return
     files = [directory.config, directory.origin, directory.identity, directory.terms, directory.status]
-    files += [directory.metrics, directory.table, directory.path / "clients.log"]
+    files += [directory.names, directory.metrics, directory.table, directory.path / "clients.log"]
     for file in files[: -1 if keep_log else None]:
         if file.name not in before:
             file.unlink(missing_ok=True)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from fedkd.errors import DataError, did_you_mean
+from fedkd.logs import one_line
 from fedkd.records import RoundReport
 from fedkd.units import short
 
 METRICS, SUMMARY, CONFIG = "metrics.jsonl", "summary.json", "config.toml"
 MARKS = (METRICS, SUMMARY, CONFIG)  # any of them makes a directory a run directory
+NODES = "nodes.json"  # what the owners of a served run's nodes call them, by client
+UNNAMED = "node-"  # how the key of a client begins that has not said which one it is
 LARGEST = 1e15  # number that is believed
 
 
@@ -33,6 +36,11 @@ class Run:
     summary: dict[str, Any]
     config_text: str = ""
     notes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def called(self, key: str) -> str:
+        """Return a client as people know it: by the name of its node too, where that has one."""
+        return called(key, self.names.get(key))
 
     @property
     def name(self) -> str:
@@ -144,6 +152,24 @@ class Run:
         return list(accumulate(each))
 
 
+def called(key: str, name: str | None) -> str:
+    """Return what a client is shown as, where its node may have a ``name``.
+
+    >>> called("1", "pi"), called("node-bca46022ad01", "pi"), called("1", None)
+    ('pi (1)', 'pi', '1')
+    """
+    return key if not name else name if key.startswith(UNNAMED) else f"{name} ({key})"
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Return what the nodes of a served run are called, by client. Devices chose these names: they are cleaned."""
+    try:
+        found = json.loads((path / NODES).read_text(encoding="utf-8"))
+        return {key: short(one_line(name), 40) for key, name in found.items() if isinstance(name, str)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
 def read_run(path: Path) -> Run:
     """Read a run directory; raise :class:`DataError` if it is none, has no finished round or holds a damaged line.
 
@@ -160,7 +186,8 @@ def read_run(path: Path) -> Run:
     if not rounds:
         raise DataError(f"{str(path)!r} has no finished round in {METRICS}{'; ' + notes[0] if notes else '.'}")
     summary = _read_summary(path / SUMMARY, notes)
-    return Run(path, [rounds[r] for r in sorted(rounds)], summary, _read_config(path / CONFIG), tuple(notes))
+    reports = [rounds[r] for r in sorted(rounds)]
+    return Run(path, reports, summary, _read_config(path / CONFIG), tuple(notes), read_names(path))
 
 
 def is_run_directory(path: Path) -> bool:

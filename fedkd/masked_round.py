@@ -16,7 +16,7 @@ from fedkd.codec import peek
 from fedkd.collect import arrival
 from fedkd.config import Config
 from fedkd.errors import CodecError, FedkdError, QuorumError
-from fedkd.protect import rules_of
+from fedkd.protect import numbers_of_round, rules_of
 from fedkd.records import Query
 from fedkd.secagg import server
 from fedkd.secagg.client import Rules
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """The sum (n * C,) of what ``parties`` clients added, a row of the report for everyone, and seconds by client."""
+    """The sum of what ``parties`` clients added, a row of the report for everyone, and seconds by client."""
 
     total: Array
     parties: int
@@ -68,7 +68,7 @@ class Gathering:
         if rules.robust:
             shares = self._ask("secrets", server.ask_shares(query, members), server.read_shares)
             self._need(len(shares), "shared secrets")
-        count = len(query.indices) * query.classes
+        count = numbers_of_round(self.config, len(query.indices), query.classes)
         questions = server.ask_masked(query, self.question, members, shares)
         self._drop((shares or questions).keys() - questions.keys(), "secrets that lack a neighbor")
         words = self._ask("ballots", questions, lambda frame: server.read_masked(frame, count))

@@ -33,7 +33,7 @@ from fedkd.privacy.ledger_report import verify
 from fedkd.privacy.purse import fits_in, planned
 from fedkd.privacy.report import spent_in
 from fedkd.privacy.responses import deviation, keep_probability
-from fedkd.protect import SAID, doubtful_delta, least_of, protection_of, spending
+from fedkd.protect import SAID, doubtful_delta, least_of, numbers_of_round, protection_of, spending
 from fedkd.random import generator
 from fedkd.records import Query, Release, Teacher
 from fedkd.registry import parse
@@ -266,7 +266,8 @@ class _Dummies:
         length = None if back is None else len(back)
         chosen = protection_of(config)
         if chosen.place == "shares":
-            return _masked(query, down, config.clients, length, robust=chosen.dropout == "robust")
+            numbers, robust = numbers_of_round(config, len(ask), self.classes), chosen.dropout == "robust"
+            return _masked(query, down, config.clients, length, numbers=numbers, robust=robust)
         release, last = self._release(round_, ask), None
         if "delta" in release.coding and round_ > 1:
             rows = np.flatnonzero(seen)
@@ -351,9 +352,9 @@ def _flat(config: Config) -> bool:
     return parse(config.expertise)[0] == "uniform"
 
 
-def _masked(query: Query, question: bytes, clients: int, back: int | None, *, robust: bool) -> Sent:
+def _masked(query: Query, question: bytes, clients: int, back: int | None, *, numbers: int, robust: bool) -> Sent:
     """Return the bytes of a masked round, all its exchanges together, if nobody is lost in it."""
-    downs, ups = conversation(query, question, clients, robust=robust)
+    downs, ups = conversation(query, question, clients, numbers=numbers, robust=robust)
     asked = sum(size_of(query_content(frame)) for frame in downs)
     answered = sum(size_of(answer_content(Answer(frame, None))) for frame in ups)
     return Sent(len(query.indices), back, answered, sum(map(len, ups)), asked, sum(map(len, downs)))
@@ -408,12 +409,12 @@ def _privacy(config: Config, rows: int, classes: int) -> list[str]:
             f"{sd / math.sqrt(config.clients):.2g} on the mean of all clients",
         ]
     told = f"{config.protect}: noise multiplier {noise:.3g}"
-    if chosen.place == "mean" and not _flat(config):
-        sd = noise * math.sqrt(rows * (1 - 1 / classes + chosen.balance**2)) / config.clients
-        return [*lines, f"{told}; sd {sd:.2g} on each mean label before smoothing, if clients know all rows alike"]
     spare = (
         config.clients / (least_of(config) - 1) if chosen.place == "shares" else 1.0
     )  # all add noise that fewer would do
+    if chosen.place in ("mean", "shares") and not _flat(config):
+        sd = noise * math.sqrt(spare * rows * (1 - 1 / classes + chosen.balance**2)) / config.clients
+        return [*lines, f"{told}; sd {sd:.2g} on each mean label before smoothing, if clients know all rows alike"]
     sd = noise * chosen.clip * full_clip(rows, classes) * math.sqrt(spare) / config.clients
     if chosen.threshold:
         first = chosen.test * noise * math.sqrt(rows) / config.clients

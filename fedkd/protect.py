@@ -47,9 +47,9 @@ class Protection:
     rate: float = 1.0
     examples: int = 1
     step: float = 1.0
-    # training, mean
+    # training, mean, shares
     clip: float = 1.0
-    # mean
+    # mean, shares
     power: float = 1.0
     balance: float = 1.0
     # votes
@@ -163,16 +163,20 @@ def local_gaussian() -> Protection:
 
 
 @protection
-def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "robust") -> Protection:
+def distributed(
+    *, clip: float = 1.0, power: float = 0.25, balance: float = 0.1, least: float = 0.8, dropout: str = "robust"
+) -> Protection:
     """Hide every client, also from the server: each adds a part of the noise, and only the masked sum is seen.
 
-    Secure aggregation (Bonawitz et al., CCS 2017) of ballots that are cut as in ``central``, with discrete Gaussian
-    noise (Kairouz, Liu and Steinke, arXiv:2102.06387). ``least`` is the share of ``clients`` without whom there is no
-    sum: the noise of as many suffices, so fewer may fail where it is high, and noise is more where it is low. Dropout
-    'robust' goes on without whoever is lost; 'strict' takes half as many exchanges, and the round is lost with a
-    client that falls silent.
+    Secure aggregation (Bonawitz et al., CCS 2017) of ballots that each client itself cuts and weighs as ``central``
+    does, by ``clip``, or by ``power`` and ``balance``, with discrete Gaussian noise (Kairouz, Liu and Steinke,
+    arXiv:2102.06387). ``least`` is the share of ``clients`` without whom there is no sum: the noise of as many
+    suffices, so fewer may fail where it is high, and noise is more where it is low. Dropout 'robust' goes on without
+    whoever is lost; 'strict' takes half as many exchanges, and the round is lost with a client that falls silent.
     """
     _inside("distributed", "clip", clip, 0, 1)
+    _inside("distributed", "power", power, 0, 1)
+    _inside("distributed", "balance", balance, 0, math.inf)
     _inside("distributed", "least", least, 0, 1)
     if dropout not in DROPOUTS:
         hint = did_you_mean(dropout, DROPOUTS)
@@ -192,6 +196,8 @@ def distributed(*, clip: float = 1.0, least: float = 0.8, dropout: str = "robust
         ),
         ("whether a client takes part", "the time of messages", "other runs of the same clients"),
         clip=clip,
+        power=power,
+        balance=balance,
         least=least,
         dropout=dropout,
     )
@@ -271,14 +277,27 @@ def rules_of(config: Config) -> Rules:
 def scale_of_round(config: Config, rows: int, classes: int) -> Scale:
     """Return what the vectors of a masked round about ``rows`` are measured in."""
     budget = spending(config)
+    chosen = budget.protection
     return scale_of(
         rows,
         classes,
         noise_multiplier=budget.noise_multiplier,
-        clip=budget.protection.clip,
+        clip=chosen.clip,
         least=least_of(config),
         clients=config.clients,
+        power=chosen.power,
+        balance=chosen.balance if weighs(config) else 0.0,
     )
+
+
+def weighs(config: Config) -> bool:
+    """Say whether a client's rows count differently, by its expertise."""
+    return parse(config.expertise)[0] != "uniform"
+
+
+def numbers_of_round(config: Config, rows: int, classes: int) -> int:
+    """Return how many numbers a vector of a masked round about ``rows`` has: with weights, one more a row."""
+    return rows * (classes + weighs(config))
 
 
 def protection_of(config: Config) -> Protection:

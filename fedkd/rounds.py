@@ -29,8 +29,7 @@ from fedkd.learner import Learner
 from fedkd.lesson import study
 from fedkd.masked_round import Sum, gather
 from fedkd.memory import Memory, Pool
-from fedkd.privacy.client_level import denoise
-from fedkd.privacy.distributed import mean_of
+from fedkd.privacy.distributed import teacher_of_sum
 from fedkd.privacy.ensemble import teacher_of
 from fedkd.privacy.noise import entropy_of
 from fedkd.privacy.votes import private_note
@@ -237,8 +236,9 @@ class Loop:
     def _unmasked(self, gathered: Sum, rows: Array) -> Array:
         """Return the teacher (n, C) of a sum that was noisy when it got here; all that follows is post-processing."""
         scale = scale_of_round(self.config, len(rows), self.classes)
-        mean = mean_of(gathered.total, gathered.parties, scale, self.classes)
-        sharp: Array = sharpener.build(self.config.sharpen)(denoise(mean, space(self.transfer, SMOOTH)[0][rows]))
+        features = space(self.transfer, SMOOTH)[0][rows]
+        teacher = teacher_of_sum(gathered.total, gathered.parties, scale, features, self.classes)
+        sharp: Array = sharpener.build(self.config.sharpen)(teacher)
         return sharp.astype(np.float32, copy=False)
 
     def _judged(

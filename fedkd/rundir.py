@@ -15,6 +15,7 @@ from typing import Any
 from fedkd.config import Config, Resolved
 from fedkd.errors import CheckpointError, FedkdError, did_you_mean
 from fedkd.files import save_arrays, write_atomic
+from fedkd.journal import NODES
 from fedkd.learner import Learner
 from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
@@ -27,7 +28,7 @@ NETWORKED = frozenset({DEPLOYMENT, SERVED})
 class RunDirectory:
     """``config.toml``, ``metrics.jsonl`` and ``.csv``, ``checkpoint.safetensors``, ``student.safetensors``,
     ``status.json``, ``summary.json``, ``origin.json``, ``report.html`` and ``clients/``, what simulated clients keep. A
-    run that was served has ``serve.json``, how and where.
+    run that was served has ``serve.json``, how and where, and ``nodes.json``, what its nodes are called.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +46,7 @@ class RunDirectory:
         self.identity = path / "run.id"
         self.terms = path / "serve.json"
         self.status = path / "status.json"
+        self.names = path / NODES
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""
@@ -74,7 +76,8 @@ class RunDirectory:
             self.table,
             self.student,
             self.summary,
-            self.status,
+            *([] if self.began()["engine"] == SERVED else [self.status]),  # there since it waits for its nodes
+            self.names,
             self.path / "report.html",
         ):
             file.unlink(missing_ok=True)

@@ -29,10 +29,19 @@ class Screen:
     """An observer of a run. Use as a context manager; ``plain`` is chosen where the output is no terminal."""
 
     def __init__(
-        self, config: Config, name: str, console: Console | None = None, *, without: Collection[int] = ()
+        self,
+        config: Config,
+        name: str,
+        console: Console | None = None,
+        *,
+        without: Collection[int] = (),
+        introduced: bool = False,
     ) -> None:
-        """Prepare to show the run ``name``; the clients in ``without`` are left out of it."""
-        self.config, self.name, self.without = config, name, without
+        """Prepare to show the run ``name``; the clients in ``without`` are left out of it.
+
+        Where it was ``introduced`` already, it is not said again what run this is.
+        """
+        self.config, self.name, self.without, self.introduced = config, name, without, introduced
         self.console = console or Console(highlight=False, width=None)
         self.plain = not self.console.is_terminal
         self.reports: list[RoundReport] = []
@@ -86,25 +95,8 @@ class Screen:
                 self.console.print(_plain(facts["report"]))
 
     def _header(self) -> None:
-        config = self.config
-        models = ", ".join(mixed(config.learner)[: config.clients])
-        self.console.print(
-            f"[bold]fedkd[/bold]  {escape(self.name)}  seed {config.seed}  preset {config.preset}"
-            f"{escape(changes(config))}",
-            soft_wrap=True,
-        )
-        self.console.print(f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}")
-        count = f"{config.clients - len(self.without)} of {config.clients}" if self.without else f"{config.clients}"
-        lie = f"; {liars(config)} of {config.clients} lie, attack {config.attack}" if config.attack != "none" else ""
-        self.console.print(f"  clients   {count}: {escape(f'{models}; student {config.student}{lie}')}")
-        if self.without:
-            self.console.print(f"  without   {', '.join(map(str, sorted(self.without)))}")
-        if config.protect == "none" or config.noise != "system":
-            why = "protect = none" if config.protect == "none" else "noise = seeded"
-            self.console.print(f"  privacy   [bold red]NONE[/bold red] ({why})")
-        else:
-            goal = f"epsilon {config.epsilon:g} at delta {config.delta:g} ({escape(config.protect)})"
-            self.console.print(f"  privacy   at most [bold]{goal}[/bold]", soft_wrap=True)
+        for line in () if self.introduced else introduction(self.config, self.name, self.without):
+            self.console.print(line, soft_wrap=True)
         self.console.print(f"  columns   {COLUMNS}", style="dim", soft_wrap=True)
         if self.plain:
             self.console.print(_HEADER)
@@ -125,6 +117,26 @@ class Screen:
         if self.reports:
             table.columns[-1]._cells[-1] = sparkline([r.metrics["student"] for r in self.reports])
         return Group(table, self.progress)
+
+
+def introduction(config: Config, name: str, without: Collection[int] = ()) -> list[str]:
+    """Return what run this is, in lines of rich's markup: name, seed, preset; data; clients; what hides them."""
+    models = ", ".join(mixed(config.learner)[: config.clients])
+    count = f"{config.clients - len(without)} of {config.clients}" if without else f"{config.clients}"
+    lie = f"; {liars(config)} of {config.clients} lie, attack {config.attack}" if config.attack != "none" else ""
+    if config.protect == "none" or config.noise != "system":
+        why = "protect = none" if config.protect == "none" else "noise = seeded"
+        privacy = f"[bold red]NONE[/bold red] ({why})"
+    else:
+        goal = f"epsilon {config.epsilon:g} at delta {config.delta:g} ({escape(config.protect)})"
+        privacy = f"at most [bold]{goal}[/bold]"
+    return [
+        f"[bold]fedkd[/bold]  {escape(name)}  seed {config.seed}  preset {config.preset}{escape(changes(config))}",
+        f"  data      {escape(f'{config.data}, {config.partition}, transfer {config.transfer}')}",
+        f"  clients   {count}: {escape(f'{models}; student {config.student}{lie}')}",
+        *([f"  without   {', '.join(map(str, sorted(without)))}"] if without else []),
+        f"  privacy   {privacy}",
+    ]
 
 
 def changes(config: Config) -> str:

@@ -10,6 +10,7 @@ own, it names no file of the node's and no code to run there. The *node config* 
 ``learner``              its own model, instead of what the run deals it; may be ``module:function``
 ``allow-code``           take a ``module:function`` from the run config too
 ``require-protect``      answer no run without: ``any`` protection, one on the ``device``, or a name such as ``dp_sgd``
+``least-clients``        add to no masked sum of fewer clients
 ``state-dir``            what it must remember between rounds
 ``ledger-dir``           what it must remember for good, where it adds noise itself
 ``budget-epsilon``,      what its owner allows in all runs together
@@ -40,7 +41,7 @@ from fedkd.federation import Federation, federation
 from fedkd.learner import is_factory, names_a_file, names_an_address
 from fedkd.logs import log
 from fedkd.privacy.ledger import Budget
-from fedkd.protect import ON_DEVICE, protection, protection_of
+from fedkd.protect import ON_DEVICE, least_of, protection, protection_of
 from fedkd.records import TransferSet
 from fedkd.registry import parse
 from fedkd.tell import describe
@@ -142,6 +143,7 @@ def check_terms(config: Config, node_config: NodeConfig, key: int) -> None:
             )
         if config.noise != "system":
             raise ConfigError(f"this node answers only with noise = 'system', the run has noise = {config.noise!r}")
+    check_least(config, node_config)
     spec = spec_of(config, key)
     own = "data" in node_config and "learner" not in node_config
     if own and is_factory(spec) and not node_config.get("allow-code", False):
@@ -172,6 +174,26 @@ def check_agreed(config: Config, agreed: Config, node_config: NodeConfig) -> Non
             raise ConfigError(
                 f"the run has {key} = {asked!r}, this node's owner agreed to {said!r}{most}: join again to agree anew"
             )
+
+
+def check_least(config: Config, node_config: NodeConfig) -> None:
+    """Raise :class:`ConfigError` if a masked sum of the run may be of fewer clients than the owner of this node asks.
+
+    It is the run's own least that counts: by that the others abide too, also once some are lost after this node has
+    added its part. A round of fewer is then refused by the protocol itself.
+    """
+    given = node_config.get("least-clients")
+    if given is None:
+        return
+    try:
+        floor = int(given)
+    except (TypeError, ValueError):
+        raise ConfigError("least-clients must be a whole number") from None  # whose it is knows it
+    if protection_of(config).place == "shares" and (least := least_of(config)) < floor:
+        raise ConfigError(
+            f"a masked sum of this run may be of {least} clients (clients = {config.clients}, protect = "
+            f"{config.protect!r}), this node's owner asks for {floor}"
+        )
 
 
 def check_requirement(required: str) -> None:

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from fedkd.collect import by_number
 from fedkd.errors import DataError, QuorumError
 from fedkd.files import write_atomic
-from fedkd.journal import CONFIG, METRICS, read_run, real
+from fedkd.journal import CONFIG, METRICS, read_names, read_run, real
 from fedkd.logs import moment, one_line, reason, seconds_of
 from fedkd.records import RoundReport
 from fedkd.rundir import DEPLOYMENT
@@ -35,6 +35,7 @@ STALE = 30.0
 """Seconds without a word after which a run that claims to be running probably is not."""
 INTERRUPTED = "interrupted"
 ENDED = ("done", "failed")
+WAITING = "waiting for clients"
 STATUSES = ("asked", "answered", "late", "silent", "refused", "lost")
 """Where a client is in a round: asked and awaited; answered in time, or late; silent to the end; refused, or its answer
 was; lost, that is known, but not there when the round was asked."""
@@ -47,7 +48,8 @@ Moment = Annotated[float, BeforeValidator(seconds_of), PlainSerializer(moment, w
 class Client:
     """One client: where it is in this round, bytes of the whole run, and seconds until its last answer.
 
-    ``answered`` of ``asked`` rounds were in time; ``seen`` is when it last answered, if it did.
+    ``answered`` of ``asked`` rounds were in time, ``last`` is the latest of these; ``seen`` is when it last answered.
+    ``node`` is the id of its node and ``name`` what that one is called, where a run is served: nothing goes by it.
     """
 
     status: str = "asked"
@@ -58,13 +60,17 @@ class Client:
     answered: int = 0
     asked: int = 0
     seen: Moment | None = None
+    last: int | None = None
+    node: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
 class Status:
     """A run at one moment. ``deadline`` is when the server stops waiting.
 
-    ``state`` is starting, waiting for clients, asking, aggregating, distilling, scoring, done, or failed (``reason``).
+    ``state`` is starting, waiting for clients (nodes, where a run is served), asking, aggregating, distilling, scoring,
+    done, or failed (``reason``).
     ``present`` of ``wanted`` clients are there while the run waits for them.
     """
 
@@ -72,7 +78,7 @@ class Status:
     engine: str
     started: Moment
     updated: Moment
-    state: str = "waiting for clients"
+    state: str = WAITING
     reason: str | None = None
     round: int = 0
     rounds: int = 0
@@ -91,6 +97,11 @@ class Status:
     def interrupted(self) -> bool:
         """Whether somebody stopped the run, which is no failure of its own."""
         return self.state == "failed" and (self.reason or "").startswith(INTERRUPTED)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the run waits until enough clients are there to begin."""
+        return self.state == WAITING
 
     def age(self, now: float) -> float:
         """Return the seconds since the run last said anything."""
@@ -131,10 +142,14 @@ class Progress:
         self._settled: dict[str, Client] = {}
         self._live: dict[str, Client] = {}
         self._done = 0
+        self._nodes: dict[str, str] = {}
 
     def snapshot(self, **changes: Any) -> Status:
         """Return what is known now, clients in order; ``changes`` on top."""
-        return replace(self._status, clients=dict(sorted(self._live.items(), key=by_number)), **changes)
+        clients = dict(sorted(self._live.items(), key=by_number))
+        for name in clients.keys() & self._nodes.keys():
+            clients[name] = replace(clients[name], node=self._nodes[name])
+        return replace(self._status, clients=clients, **changes)
 
     def recall(self, reports: Sequence[RoundReport]) -> None:
         """Count rounds that were finished before, where a run goes on."""
@@ -145,9 +160,11 @@ class Progress:
     def apply(self, event: str, facts: Mapping[str, Any], now: float) -> bool:
         """Take in an event that happened at ``now``; say whether it changes anything."""
         match event:
+            case "starting":
+                self._show(state="starting", deadline=None)
             case "waiting":
                 counts = {"present": int(facts["present"]), "wanted": int(facts["clients"])}
-                self._show(state="waiting for clients", deadline=_after(now, facts["left"]), **counts)
+                self._show(state=WAITING, deadline=_after(now, facts["left"]), **counts)
             case "resume":
                 self.recall(facts["reports"])
             case "round":
@@ -209,6 +226,8 @@ class Progress:
             for rows in (self._live, self._settled):
                 if asked_as in rows:
                     rows[name] = _joined(rows.pop(asked_as), rows.get(name))
+        if facts.get("node"):
+            self._nodes[name] = str(facts["node"])
         row = self._live.get(name, Client())
         row = replace(row, bytes_up=row.bytes_up + int(facts["bytes_up"]), seen=now)
         if late:
@@ -217,7 +236,8 @@ class Progress:
             row = replace(row, status="refused", reason=one_line(str(error)), seconds=facts["seconds"])
         else:
             past = self._settled.get(name, Client())
-            row = replace(row, status="answered", seconds=facts["seconds"], answered=past.answered + 1)
+            last, count = facts.get("round", past.last), past.answered + 1
+            row = replace(row, status="answered", seconds=facts["seconds"], answered=count, last=last)
         self._live[name] = row
 
     def _settle(self, report: RoundReport, now: float | None) -> None:
@@ -236,6 +256,7 @@ class Progress:
                 answered=past.answered + (status == "answered"),
                 asked=past.asked + (down > 0 or status != "late"),
                 seen=live.seen if now is not None else past.seen,
+                last=report.round if status == "answered" else past.last,
             )
         self._settled |= {name: row for name, row in self._live.items() if name not in report.clients}
         self._live = dict(self._settled)
@@ -263,6 +284,7 @@ class StatusFile:
     """An observer that keeps ``status.json`` of a run up to date, from a thread of its own: the loop waits for no disk.
 
     Use as a context manager: how it is left is how the run ended. A status that cannot be written is no reason to stop.
+    Whoever only prepares a run ``gives_way``: it writes until another process does, and leaves a good end to that one.
     """
 
     def __init__(
@@ -272,10 +294,12 @@ class StatusFile:
         engine: str = "",
         rounds: int = 0,
         resumes: bool = False,
+        gives_way: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Begin for the run directory ``path``; a run that ``resumes`` began when it first did."""
         self._path, self._now = path / STATUS, now
+        self._gives_way, self._last = gives_way, b""
         started = now()
         if resumes:
             with contextlib.suppress(DataError):
@@ -301,13 +325,16 @@ class StatusFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        handed_on = self._gives_way and error is None
         with self._wake:
-            self._progress.end(error)
+            if not handed_on:
+                self._progress.end(error)
             self._over = True
             self._wake.notify()
         self._end.set()
         self._thread.join()
-        self._write()
+        if not handed_on:
+            self._write()
 
     def _keep(self) -> None:
         while True:
@@ -324,7 +351,17 @@ class StatusFile:
             self._changed = False
             status = self._progress.snapshot(updated=self._now())
         with contextlib.suppress(OSError, ValueError):
-            write_atomic(self._path, _FORM.dump_json(status), durable=False)
+            if not (self._gives_way and self._taken()):
+                content = _FORM.dump_json(status)
+                write_atomic(self._path, content, durable=False)
+                self._last = content
+
+    def _taken(self) -> bool:
+        """Say whether another process has written since. If it does so just before we write, its next word shows it."""
+        try:
+            return bool(self._last) and self._path.read_bytes() != self._last
+        except FileNotFoundError:
+            return False
 
 
 def read_status(path: Path) -> Status:
@@ -333,7 +370,9 @@ def read_status(path: Path) -> Status:
     Raises :class:`DataError` if it is no run directory or ``status.json`` is damaged.
     """
     if (path / STATUS).exists():
-        return _read(path / STATUS)
+        found, names = _read(path / STATUS), read_names(path)
+        named = {key: replace(client, name=names.get(key)) for key, client in found.clients.items()}
+        return replace(found, clients=named) if names else found
     try:
         began = (path / CONFIG).stat().st_mtime  # a run that writes no status yet has written its settings
     except OSError:

@@ -67,6 +67,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something: ``"1 node"``, ``"2 nodes"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def whole(value: float) -> str:
     """Return a number without decimals, such as that of a round."""
     return f"{value:.0f}"

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedkd.fleet.identity import statement
+
 PROTOBUF = "application/protobuf"
 
 
@@ -34,8 +36,14 @@ class Device:
             **extra,
         }
 
-    def join(self, code, name="pi"):
-        return json.dumps({"code": code, "key": self.pem.decode(), "name": name}).encode()
+    def join(self, code, /, name="pi", *, authority="", late=0.0, now=None, **changed):
+        """Return a request to join; what is ``changed`` is not what was signed for, and None leaves it out."""
+        moment = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(seconds=late)
+        key, stamp = self.pem.decode(), moment.isoformat()
+        proof = self.private.sign(statement(stamp, code, key, authority), ec.ECDSA(hashes.SHA256()))
+        proof = base64.b64encode(proof).decode()
+        asked = {"code": code, "key": key, "name": name, "time": stamp, "proof": proof, **changed}
+        return json.dumps({what: value for what, value in asked.items() if value is not None}).encode()
 
 
 @dataclass

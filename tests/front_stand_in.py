@@ -12,6 +12,8 @@ from fedkd import __version__
 from fedkd.federation import federation
 from fedkd.frames import VERSION
 
+AUTHORITY = "ab" * 16
+
 
 class Front:
     """What the handler below knows: a configuration, the Fleet behind it (``host:port`` or a callable), and a log."""
@@ -31,6 +33,7 @@ class Front:
             "fingerprint": self.shared.transfer.fingerprint,
             "config": config.to_run_config(),
             "shards": config.clients,
+            "authority": AUTHORITY,
         }
         self.transfer = save({"x": self.shared.transfer.inputs})
 

@@ -457,6 +457,15 @@ def test_every_mechanism_for_clients_passes_and_its_planted_error_is_found(given
     assert [finding.verdict for finding in findings] == ["PASS"] * len(mechanisms)
 
 
+@pytest.mark.parametrize(("expertise", "asked"), [("uniform", 0.0), ("density", 0.1)])
+def test_a_masked_sum_is_audited_with_its_weights_where_it_has_some(expertise, asked, monkeypatch):
+    seen, real = [], neighbors.shares
+    monkeypatch.setattr(neighbors, "shares", lambda z, **how: seen.append(how) or real(z, **how, rows=2))
+    config = Config(**{**CLIENTS, "protect": "distributed", "clients": 3, "expertise": expertise})
+    (found,) = audits.audit_config(config, trials=100, entropy=entropy(5))
+    assert (found.mechanism, found.passed, seen[0]["balance"]) == ("masked sum of 3 clients", True, asked)
+
+
 @pytest.fixture
 def recorded(tmp_path):
     """A run of three clients on the digits whose ballots name the classes that they hold."""

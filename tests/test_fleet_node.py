@@ -14,6 +14,7 @@ from fedkd.envelope import query_records, read_answer_records
 from fedkd.errors import ConfigError, Rejected
 from fedkd.fleet import home as homes
 from fedkd.fleet import node as nodes
+from fedkd.fleet import resident
 from fedkd.fleet.home import Home, Pending, Settings
 from fedkd.fleet.identity import Identity
 from fedkd.fleet.link import Address, Link
@@ -490,5 +491,17 @@ def test_waiting_grows_with_idleness_within_bounds():
 
 
 def test_a_line_of_what_happens_cannot_move_the_terminal():
+    answered = {"round": "2", "bytes": 10_100, "seconds": 1.25}
+    assert sentence("answered", answered) == "round 2  answered, 10.1 kB, 1.2 s"
+    told = sentence("answered", {**answered, "memory": (67_000_000, 75_000_000)})
+    assert told == "round 2  answered, 10.1 kB, 1.2 s, memory 67 MB, at most 75 MB"
     said = sentence("refused", {"round": "\x1b[2J", "error": "no"})
     assert said == "round ?  refused: no"
+
+
+def test_a_node_knows_how_much_memory_it_holds(tmp_path):
+    now, most = resident.memory()
+    assert 10_000_000 < now <= most
+    assert resident.memory(tmp_path / "not-linux") is None
+    (tmp_path / "odd").write_text("VmRSS:\t12 kB\n")
+    assert resident.memory(tmp_path / "odd") is None

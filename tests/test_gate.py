@@ -8,67 +8,15 @@ import logging
 from dataclasses import replace
 
 import httpx
-import numpy as np
 import pytest
 import safetensors.numpy
 from devices import Device, ask, ask_async
+from gate_scene import FINGERPRINT, Scene
 
-from fedkd.errors import FedkdError
 from fedkd.serving import front as front_module
 from fedkd.serving.front import SECURITY, Offer, front, page_files
-from fedkd.serving.gate import ROUTES, Gate, Limits, snapshot, state_of
+from fedkd.serving.gate import ROUTES, snapshot, state_of
 from fedkd.serving.invites import Registry
-
-FINGERPRINT = "ab" * 32
-
-
-class Ticks:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-class Scene:
-    """A front, who is registered, and what came out behind."""
-
-    def __init__(self, folder, **limits):
-        self.seen, self.answer, self.ticks = [], httpx.Response(200, content=b"pong"), Ticks()
-        self.registry = Registry(folder / "members.json")
-        self.registered = {}
-        self.device = Device()
-        member = self.registry.add(self.device.pem, "pi")
-        self.registry.settle(member.key, "42")
-        upstream = httpx.AsyncClient(transport=httpx.MockTransport(self._superlink), base_url="https://127.0.0.1:1")
-        self.gate = Gate(self.registry, upstream, limits=Limits(**limits), ticks=self.ticks)
-        self.page = folder / "page"
-        self.page.mkdir()
-        (self.page / "index.html").write_text("<h1>fedkd</h1>" * 99)
-        (self.page / "app.js").write_text("1")
-        (self.page / ".secret").write_text("1")
-        (self.page / "link.html").symlink_to("/etc/passwd")
-        self.offer = Offer(
-            {"name": "run"}, b"PEM", b"x" * 5000, FINGERPRINT, shards=2,
-            shard=lambda k: safetensors.numpy.save({"x": np.full((3, 2), k, np.float32)}),
-        )  # fmt: skip
-        self.app = front(self.offer, self.gate, self.register, page=self.page)
-
-    def _superlink(self, request):
-        self.seen.append(request)
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def register(self, key, name):
-        self.registered[key] = name
-        return str(1000 + len(self.registered))
-
-    def fleet(self, route="pull-messages", *, device=None, late=0.0, extra=(), **how):
-        headers = {**(device or self.device).headers(late=late), **dict(extra)}
-        return ask(self.app, f"/v1/fleet/{route}", method="POST", headers=headers, **how)
-
-    def post(self, path, body=b"", **how):
-        return ask(self.app, path, method="POST", body=body, **how)
 
 
 @pytest.fixture
@@ -354,67 +302,6 @@ def test_what_the_superlink_refuses_is_handed_back_as_it_is(scene):
     assert (answer.status, answer.body) == (412, b'{"code": 7}')
 
 
-def test_a_code_lets_in_one_device_which_then_passes(scene):
-    code, device = scene.registry.invite(), Device()
-    joined = scene.post("/fedkd/join", device.join(code, "phone"))
-    assert (joined.status, joined.json) == (200, {"node_id": "1001"})
-    assert scene.registered == {device.pem: "phone"}
-    assert scene.fleet(device=device).status == 200
-    again = scene.post("/fedkd/join", device.join(code, "phone"))
-    assert again.json == {"node_id": "1001"}
-    assert len(scene.registered) == 1
-    second = scene.post("/fedkd/join", Device().join(code))
-    assert (second.status, second.json["error"]) == (
-        403,
-        "the join code is unknown, used or expired; ask for a new one",
-    )
-
-
-def test_a_superlink_that_fails_takes_no_seat(scene):
-    code, device = scene.registry.invite(), Device()
-    fine, scene.register = scene.register, None
-
-    def broken(key, name):
-        raise FedkdError("HTTP 500 from 127.0.0.1:33285")
-
-    app = front(scene.offer, scene.gate, broken, page=scene.page)
-    answer = ask(app, "/fedkd/join", method="POST", body=device.join(code))
-    assert (answer.status, answer.json["error"]) == (503, "the SuperLink did not register this device; try again")
-    assert scene.registry.seats_left() == 1
-    app = front(scene.offer, scene.gate, fine, page=scene.page)
-    assert ask(app, "/fedkd/join", method="POST", body=device.join(code)).status == 200
-
-
-def test_one_seat_is_taken_once_however_many_ask_together(scene):
-    code = scene.registry.invite()
-
-    async def all_at_once():
-        asked = [ask_async(scene.app, "/fedkd/join", method="POST", body=Device().join(code)) for _ in range(8)]
-        return sorted(answer.status for answer in await asyncio.gather(*asked))
-
-    assert asyncio.run(all_at_once()) == [200] + [403] * 7
-    assert len(scene.registered) == 1
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"", "is JSON"),
-        (b"[]", "is JSON"),
-        (b'{"code": "x"}', "is JSON"),
-        (b'{"code": 1, "key": "x"}', "is JSON"),
-        (b"[" * 5000, "is JSON"),
-        (b'{"code": "x", "key": "not a key"}', "no public key"),
-        (b" " * 9000, "at most 8192 bytes"),
-    ],
-)
-def test_a_request_to_join_that_is_none_is_one_line(scene, body, message):
-    answer = scene.post("/fedkd/join", body)
-    assert answer.status == 400
-    assert message in answer.json["error"]
-    assert "\n" not in answer.json["error"]
-
-
 def test_pages_of_other_sites_can_ask_for_nothing(scene):
     for origin, status in [("https://evil.test", 403), ("null", 403), ("https://server.test", 200)]:
         assert scene.fleet(extra={"origin": origin}).status == status
@@ -423,7 +310,7 @@ def test_pages_of_other_sites_can_ask_for_nothing(scene):
 
 
 def test_what_is_public_is_told_as_it_is(scene):
-    assert ask(scene.app, "/fedkd/about.json").json == {"name": "run"}
+    assert ask(scene.app, "/fedkd/about.json").json == {"name": "run", "authority": ""}
     assert ask(scene.app, "/fedkd/ca.crt").body == b"PEM"
     plain = ask(scene.app, f"/fedkd/transfer/{FINGERPRINT}")
     assert (plain.body, "content-encoding" in plain.headers) == (b"x" * 5000, False)

@@ -1,12 +1,15 @@
 """``fedkd join``: what it says before anything leaves, what it refuses, and what it leaves in the node's folder."""
 
+import base64
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from fleet_server import FleetServer
-from front_stand_in import Front, serving
+from front_stand_in import AUTHORITY, Front, serving
 from typer.testing import CliRunner
 
 from fedkd.commands import join as join_cli
@@ -15,7 +18,11 @@ from fedkd.config import Config
 from fedkd.errors import ConfigError, DataError, LinkError, Rejected, SpecError
 from fedkd.fleet import resident
 from fedkd.fleet.home import Home
-from fedkd.fleet.joining import Invitation, with_terms
+from fedkd.fleet.identity import Identity, statement
+from fedkd.fleet.joining import Invitation, authority_of, with_terms, words
+from fedkd.fleet.link import Address, check_pin
+from fedkd.serving import pki
+from fedkd.serving.gate import signed
 
 CONFIG = Config(clients=2, rounds=2, learner="linear", student="none")
 PRIVATE = Config(
@@ -72,8 +79,10 @@ def test_what_leaves_is_said_and_what_a_node_needs_is_kept(front, mine, tmp_path
     assert (home.path.stat().st_mode & 0o777, (home.path / "node.json").stat().st_mode & 0o777) == (0o700, 0o600)
     assert home.common(settings.about).transfer.fingerprint == front.about["fingerprint"]
     (asked,) = front.joined
-    assert set(asked) == {"code", "key", "name"}
+    assert set(asked) == {"code", "key", "name", "time", "proof"}
     assert asked["key"].startswith("-----BEGIN PUBLIC KEY-----")
+    shown = statement(asked["time"], "123456", asked["key"], AUTHORITY)
+    assert signed(asked["key"].encode(), shown, base64.b64decode(asked["proof"]))
     assert no_life == [(home.path, True)]
 
 
@@ -131,6 +140,39 @@ def test_what_the_owner_says_stands_above_what_is_announced():
     assert with_terms({}, {"config": CONFIG.to_run_config()}) == {}
 
 
+MASKED = Config(
+    clients=4, rounds=2, learner="linear", student="none", protect="distributed(least=1.0)", epsilon=3.0,
+    evidence="none", expertise="uniform", pooled=False, late=False, record=False,
+)  # fmt: skip
+
+
+def test_the_announced_number_of_clients_in_a_sum_becomes_the_nodes_terms(mine, tmp_path):
+    home, front = Home(tmp_path / "home"), Counting(MASKED, FleetServer(MASKED))
+    said = join(front, home.path, "--data", mine)
+    assert "sums of 4 clients or more" in said
+    assert home.settings().node_config["least-clients"] == 4
+    fewer = MASKED.model_copy(update={"clients": 3})
+    with pytest.raises(ConfigError, match=r"may be of 3 clients .* this node's owner asks for 4"):
+        join(Counting(fewer, FleetServer(fewer)), home.path, code="")
+    assert home.settings().node_config["least-clients"] == 4
+
+
+def test_an_owner_asks_for_more_clients_than_the_run_has_and_does_not_join(mine, tmp_path):
+    front = Counting(MASKED, FleetServer(MASKED))
+    with pytest.raises(ConfigError, match="this node's owner asks for 5"):
+        join(front, tmp_path / "home", "--data", mine, "--least-clients", "5")
+    assert not front.joined
+    join(front, tmp_path / "home", "--data", mine, "--least-clients", "3")
+    assert Home(tmp_path / "home").settings().node_config["least-clients"] == 3
+
+
+@pytest.mark.parametrize(("rounds", "often"), [(1, "in one round"), (2, "in each of 2 rounds")])
+def test_how_often_something_leaves_is_said_as_people_say_it(rounds, often):
+    told = {"name": "run", "rows": 9, "classes": 3, "config": Config(rounds=rounds).to_run_config()}
+    said = dict(words(told, {"data": "npz:a"}, 5, Address("10.0.0.1", 1, True)))
+    assert said["leaves"].startswith(f"for up to 9 public samples, {often}: how likely")
+
+
 def test_seeded_noise_is_called_none(mine, tmp_path):
     config = PRIVATE.model_copy(update={"noise": "seeded"})
     with pytest.raises(ConfigError, match="noise = 'system'"):
@@ -162,7 +204,7 @@ def test_data_of_another_shape_is_refused(front, tmp_path):
 
 
 def test_a_code_that_was_used_is_refused_in_the_servers_words(front, mine, tmp_path):
-    with pytest.raises(Rejected, match="this code was used already"):
+    with pytest.raises(Rejected, match="^not joined: this code was used already"):
         join(front, tmp_path / "home", "--data", mine, code="000000")
     assert Home(tmp_path / "home").settings() is None
 
@@ -219,6 +261,30 @@ def test_a_join_address_is_read_with_and_without_its_parts():
     assert dataclasses.astuple(whole)[1:] == ("123456", "00ff")
     assert whole.home().parts[-3:] == (".fedkd", "nodes", "host-9")
     assert Invitation.of("https://host").code == ""
+
+
+def test_what_shows_that_a_device_has_its_key_is_as_other_clients_write_it():
+    golden = json.loads((Path(__file__).parent / "vectors" / "join.json").read_text())
+    code, key, when, authority = (golden[name] for name in ("code", "key", "time", "authority"))
+    said = statement(when, code, key, authority)
+    assert said.decode() == golden["statement"]
+    assert signed(key.encode(), said, base64.b64decode(golden["proof"]))
+
+
+def test_a_device_signs_for_the_authority_that_it_checks_and_not_for_the_one_that_a_server_names(tmp_path):
+    home, made = Home(tmp_path / "home"), pki.init(tmp_path / "pki")
+    assert authority_of(home, {"authority": AUTHORITY}) == AUTHORITY
+    assert authority_of(home, {}) == ""
+    pin = pki.pin(made.ca.read_bytes())
+    home.keep_authority(check_pin(made.ca.read_text(), pin))
+    assert authority_of(home, {"authority": AUTHORITY}) == pin
+
+
+def test_a_device_on_p384_shows_its_key_as_well(tmp_path):
+    mine = Identity(ec.generate_private_key(ec.SECP384R1()))
+    shown = mine.joining("code", AUTHORITY, 1_795_300_000.25)
+    said = statement("2026-11-21T22:26:40.250000+00:00", "code", shown["key"], AUTHORITY)
+    assert signed(mine.public, said, base64.b64decode(shown["proof"]))
 
 
 def test_a_relative_path_of_data_is_kept_whole(tmp_path, monkeypatch):

@@ -77,9 +77,9 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path):
         assert (said in ours[0]) if said else not ours, done.stderr
 
 
-def join(folder, port, *more, code=""):
+def join(folder, port, *more, code="", share=("--demo", "0")):
     url = f"http://127.0.0.1:{port}/" + (f"#code={code}" if code else "")
-    words = [sys.executable, "-m", "fedkd", "join", url, "--insecure", "--yes", "--demo", "0"]
+    words = [sys.executable, "-m", "fedkd", "join", url, "--insecure", "--yes", *share]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*words, "--home", str(folder / "node"), *more],
@@ -98,6 +98,12 @@ def test_join_prints_the_unit_and_nothing_else_and_remembers_the_limits(tmp_path
     assert "They stay here" in done.stderr
     settings = Home(tmp_path / "node").settings()
     assert (settings.memory, settings.bandwidth) == (300_000_000, 50_000)
+    writes = f'"-{tmp_path / "node"}" "-{tmp_path / ".fedkd"}"'  # all that a node writes: its folder and its ledgers
+    assert service["ReadWritePaths"] == writes
+    assert Path(settings.node_config["state-dir"]).is_relative_to(tmp_path / "node")
+    with Home(tmp_path / "node").locked():  # the node is running, and its server is not
+        again = join(tmp_path, port, "--systemd", share=())
+    assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
 BANDS = ROOT / "tests" / "vectors" / "bands.onnx"

@@ -11,14 +11,16 @@ from fedkd.collect import Reply
 from fedkd.config import Config
 from fedkd.dataset import fingerprint
 from fedkd.errors import BudgetExhausted, ConfigError, PrivacyError, QuorumError
-from fedkd.events import DistributedGaussian
+from fedkd.events import DistributedGaussian, NonPrivate
 from fedkd.federation import federation
 from fedkd.files import load_arrays
 from fedkd.frames import KEYS, MASKED, UNMASK, peek
 from fedkd.plan import plan
+from fedkd.privacy import client_level, distributed
 from fedkd.privacy.accountant import spent
 from fedkd.privacy.audit import audit_mechanism
-from fedkd.privacy.distributed import contribution, event, mean_of, scale_of
+from fedkd.privacy.client_level import weighted_share
+from fedkd.privacy.distributed import contribution, event, mean_of, scale_of, teacher_of_sum
 from fedkd.privacy.gaussian import epsilon_of
 from fedkd.privacy.neighbors import shares
 from fedkd.privacy.noise import SeededEntropy
@@ -26,7 +28,7 @@ from fedkd.privacy.purse import planned
 from fedkd.privacy.report import files_of, statement
 from fedkd.protect import least_of, rules_of, spending
 from fedkd.random import generator
-from fedkd.records import Query, TransferSet
+from fedkd.records import Query, Release, TransferSet
 from fedkd.rounds import Loop
 from fedkd.secagg import server
 from simulations.scene import Direct, play
@@ -80,6 +82,46 @@ def test_what_a_client_adds_is_never_longer_than_the_clip():
     assert np.linalg.norm(mine) / 2.0**scale.bits == pytest.approx(0.3 * math.sqrt(50 * 2 / 3), rel=1e-3)
 
 
+WEIGHTED = {"clip": 1.0, "power": 0.25, "balance": 0.5}
+
+
+@pytest.mark.parametrize("w", [[32.0, 2.0, 0.0], [1e300, 1.0, 1e-300], [np.inf, np.inf, 0.0], [np.nan, 0.0, 1e38]])
+def test_no_weights_move_a_sum_by_more_than_the_clip(w):
+    scale = scale_of(3, 4, noise_multiplier=0.01, least=3, clients=3, **WEIGHTED)
+    p = np.array([[0.7, 0.1, 0.1, 0.1], [1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
+    whole = weighted_share(p, np.array(w), bits=scale.bits, **WEIGHTED).astype(object)
+    assert scale.clip == 1 and (whole**2).sum() <= 4**scale.bits
+    assert (contribution(p, np.array(w), scale, entropy()) - whole.reshape(-1)).std() < 4 * scale.sigma
+
+
+def test_weighted_vectors_are_those_of_central_one_for_each_client(monkeypatch):
+    """Plain, on a trusted server, and in parts: with no noise the three sums are the same to the last unit."""
+    for module in (client_level, distributed):
+        monkeypatch.setattr(module, "discrete_gaussian", lambda shape, *_: np.zeros(shape, np.int64))
+    rng, balance = generator(0, "ballots"), WEIGHTED["balance"]
+    releases = [Release(rng.dirichlet(np.ones(4), 6), rng.lognormal(0, 9, 6), NonPrivate()) for _ in range(5)]
+    scale = scale_of(6, 4, noise_multiplier=0.3, least=4, clients=5, **WEIGHTED)
+    parts = sum(contribution(r.p, r.w, scale, entropy()) for r in releases)
+    plain = sum(weighted_share(r.p, r.w, bits=scale.bits, **WEIGHTED) for r in releases)
+    trusted, sd = client_level.noisy_weights(
+        releases, 6, classes=4, noise_multiplier=0.3, power=0.25, balance=balance, entropy=entropy()
+    )
+    assert (parts.reshape(6, 5) == plain).all()
+    assert (plain == trusted * 2**scale.bits).all()
+    assert sd == scale.sigma / 2**scale.bits == 0.3  # of a sum that a client can move by 1
+    features = rng.normal(size=(6, 2))
+    teacher = teacher_of_sum(parts, 4 - 1, scale, features, 4)  # as many as bring the noise of one piece
+    assert (teacher == client_level.divided(trusted, sd, features, balance=balance)).all()
+
+
+def test_a_client_that_knows_no_row_adds_noise_and_nothing_else():
+    scale = scale_of(2000, 3, noise_multiplier=0.7, least=4, clients=10, **WEIGHTED)
+    mine = contribution(np.full((2000, 3), 1 / 3), np.zeros(2000), scale, entropy())
+    assert mine.shape == (8000,)
+    assert mine.std() == pytest.approx(0.7 * 2**scale.bits / math.sqrt(3), rel=0.03)
+    assert teacher_of_sum(np.zeros(0, np.int64), 4, scale, np.zeros((0, 2)), 3).shape == (0, 3)
+
+
 def test_a_sum_that_has_no_room_is_refused():
     with pytest.raises(PrivacyError, match="1000000000 clients with noise for 3: the sum may reach 2"):
         scale_of(10, 3, noise_multiplier=1.0, clip=1.0, least=3, clients=10**9)
@@ -98,10 +140,17 @@ def test_noise_in_parts_costs_what_noise_in_one_piece_does(epsilon, rounds):
     assert epsilon * 0.999 < spent(planned(config), 1e-5) <= epsilon
 
 
-def test_a_planted_error_in_the_noise_of_one_client_is_found():
+@pytest.mark.parametrize("weights", [{}, {"power": 0.25, "balance": 0.5}])
+def test_a_planted_error_in_the_noise_of_one_client_is_found(weights):
     claimed = epsilon_of(1 / 0.4, 1e-5)
+
+    def release(z):
+        return shares(z, least=3, rows=2, **weights)
+
     right, wrong = (
-        audit_mechanism(shares(z, least=3, rows=2), claimed, 1e-5, trials=500, confidence=0.99, entropy=entropy())
+        audit_mechanism(
+            shares(z, least=3, rows=2, **weights), claimed, 1e-5, trials=500, confidence=0.99, entropy=entropy()
+        )
         for z in (0.4, 0.4 / math.sqrt(2))
     )
     assert right.passed and right.lower > 0.6 * claimed
@@ -127,6 +176,18 @@ def test_a_masked_run_learns_from_sums(spec):
     told = plan(Config.read({**SCENE, "protect": spec, "evaluate": False}, where="here"))
     assert told.rounds[0].up_frame == reports[0].clients["5"]["bytes_up"]
     assert told.rounds[0].down_frame == reports[0].clients["5"]["bytes_down"]
+
+
+@pytest.mark.parametrize("expertise", ["density", "entropy"])
+def test_a_masked_run_weighs_by_expertise_and_no_frame_tells_of_weights(expertise):
+    keys = {**SCENE, "protect": "distributed(least=0.6)", "expertise": expertise, "epsilon": 300.0, "rounds": 1}
+    (report,) = play("expert", **keys)
+    assert report.metrics["student"] > 0.5
+    told = plan(Config.read({**keys, "evaluate": False}, where="here"))
+    for row in report.clients.values():
+        assert (row["status"], row["bytes_up"]) == ("answered", told.rounds[0].up_frame)
+    flat = plan(Config.read({**keys, "expertise": "uniform", "evaluate": False}, where="here"))
+    assert told.rounds[0].up_frame - flat.rounds[0].up_frame == 4 * 400  # a weight a row
 
 
 class Failing(Direct):

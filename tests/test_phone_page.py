@@ -105,7 +105,7 @@ def test_a_run_that_a_phone_cannot_serve_is_declined_with_the_reason(browser, tm
 def test_a_code_that_is_used_up_lets_nobody_in_and_says_so(browser, server):
     code = server.registry.invite()
     first = f"{server.url}/#code={code}&ca=00"
-    for words in ("Waiting for the first question.", "the join code is unknown, used or expired"):
+    for words in ("Waiting for the first question.", "this join code is used up"):
         phone = browser.phone(first)
         phone.touch("Choose my data")
         phone.touch("Take this share")

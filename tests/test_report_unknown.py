@@ -259,6 +259,21 @@ def test_after_one_round_every_client_has_one_dot_and_no_gain(tmp_path):
     assert "gained" not in many
 
 
+@pytest.mark.parametrize(
+    ("away", "said"),
+    [
+        ([], "the first 30 clients"), ([7], "the 1 client that missed most and 29 more"),
+        ([39, 3], "the 2 clients that missed most and 28 more"), (range(40), "the 30 clients that missed most"),
+    ],
+)  # fmt: skip
+def test_who_is_drawn_of_many_clients_is_said_as_it_is(away, said, tmp_path):
+    line = _round(1, clients=40)
+    for key, row in line["clients"].items():
+        row["status"] = "silent" if int(key) in away else "answered"
+    panel = _panel(_page(_write(tmp_path / "many", [line], _summary(clients=40))), "presence")
+    assert f"Drawn: {said}, of 40." in panel
+
+
 def test_one_client_is_neither_average_nor_best(tmp_path):
     rounds, summary = [_round(1, clients=1), _round(2, clients=1)], _summary(clients=1)
     for r in rounds:

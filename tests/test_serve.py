@@ -35,6 +35,7 @@ from fedkd.serving.gate import Gate, Traffic
 from fedkd.serving.home import Home, Terms, held, invitation, join_url, listening
 from fedkd.serving.invites import Registry
 from fedkd.serving.service import Warden, await_nodes, front_of, offer_of, serve
+from fedkd.status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAN = ("learner=constant", "student=none", "expertise=uniform", "evidence=none", "clients=2", "rounds=2")
@@ -74,6 +75,10 @@ def terms(tmp_path):
     return Terms(str(tmp_path / "home"), "127.0.0.1", 0, wait=0)
 
 
+def elsewhere(terms):
+    return Terms(terms.home, "127.0.0.1", 0, advertise="10.9.9.9")
+
+
 def refused(config, terms, tmp_path):
     board = Lines()
     with pytest.raises(FedkdError) as caught:
@@ -88,6 +93,7 @@ def test_a_port_in_use_is_one_line(terms, tmp_path):
         taken = other.getsockname()[1]
         said = refused(CONFIG, Terms(terms.home, "127.0.0.1", taken), tmp_path)
     assert said == f"port {taken} is in use: choose another with --port"
+    assert not Home(Path(terms.home)).pki.exists()  # looked at before certificates are made
 
 
 def test_an_address_that_is_not_ours_is_one_line():
@@ -102,7 +108,9 @@ def test_certificates_that_do_not_serve_are_one_line(terms, tmp_path):
     made = pki.init(home.pki, now=pki._now() - pki.datetime.timedelta(days=800))
     assert "expired on" in refused(CONFIG, terms, tmp_path)
     pki.renew(home.pki)
-    assert "not for 10.9.9.9: fedkd pki renew" in refused(CONFIG, Terms(terms.home, advertise="10.9.9.9"), tmp_path)
+    (home.pki / "ca.key").rename(tmp_path / "ca.key")  # kept elsewhere: then the owner has to renew
+    assert "not for 10.9.9.9: fedkd pki renew" in refused(CONFIG, elsewhere(terms), tmp_path)
+    (tmp_path / "ca.key").rename(home.pki / "ca.key")
     made.key.unlink()
     assert re.match(r"there is no .*server\.key", refused(CONFIG, terms, tmp_path))
 
@@ -126,6 +134,11 @@ def test_too_few_nodes_end_the_wait_and_a_quorum_starts_the_run(tmp_path):
         gate.traffic[member.mark] = Traffic(heard=time.time())
     await_nodes(registry, gate, config, 0.3, board)
     assert "2 of 3 nodes are here after 0.3 s: a quorum, so the run starts" in board.lines[-1]
+    seen = []
+    with pytest.raises(QuorumError):
+        await_nodes(registry, gate, CONFIG.model_copy(update={"clients": 9}), 0.0, board, lambda *one: seen.append(one))
+    ((event, facts),) = seen
+    assert (event, facts["present"], facts["clients"]) == ("waiting", 2, 9)
 
 
 def test_a_join_url_names_the_server_its_port_the_code_and_the_pin(tmp_path):
@@ -171,8 +184,9 @@ def test_the_commands_beside_a_server_invite_list_add_and_revoke(tmp_path):
     nodes("revoke", "pi")
     listed = nodes("list")
     assert re.search(r"\[red\]phone +never seen", listed)
-    assert re.search(r"pi +revoked", listed)
-    assert "2 nodes, 2 seats left" in listed
+    assert re.search(r"pi +revoked (just now|\d+ s ago)", listed)
+    assert "2 nodes, 1 of them revoked; 2 seats left on codes that are still good" in listed
+    assert f"no server runs in {home.folder} now" in listed
     assert "start a server first" in CliRunner().invoke(app, ["nodes", "list", "--home", "none"]).exception.args[0]
 
 
@@ -189,6 +203,7 @@ def test_a_server_tells_devices_what_they_need_and_no_path_of_its_own(tmp_path):
     assert about == {
         "fedkd": fedkd.__version__, "wire": VERSION, "name": "first", "classes": 10, "class_names": None,
         "shape": [1, 8, 8], "rows": 400, "fingerprint": shared.transfer.fingerprint, "shards": 2,
+        "authority": pki.pin(offer.ca),
     }  # fmt: skip
     x = safetensors.numpy.load(offer.transfer)["x"]
     assert (x.shape, fingerprint(x)) == ((400, 1, 8, 8), offer.fingerprint)
@@ -255,7 +270,8 @@ def place(tmp_path_factory):
     """A SuperLink, a front on a free port, and what an outsider needs to try."""
     home = Home(tmp_path_factory.mktemp("serve") / "home")
     made, board = pki.init(home.pki), Lines()
-    offer = Offer({"name": "run"}, made.ca.read_bytes(), b"x" * 1000, "ab" * 32)
+    authority = pki.pin(made.ca.read_bytes())
+    offer = Offer({"name": "run", "authority": authority}, made.ca.read_bytes(), b"x" * 1000, "ab" * 32)
     with (
         held(home) as registry,
         listening("127.0.0.1", 0) as listener,
@@ -274,7 +290,9 @@ def place(tmp_path_factory):
 
 def join(place, device, name="pi"):
     code = re.search("code=([^&]+)", invitation(place.registry, place.terms, place.pki.ca.read_bytes()))[1]
-    answer = place.client.post("/fedkd/join", content=device.join(code, name))
+    answer = place.client.post(
+        "/fedkd/join", content=device.join(code, name, authority=pki.pin(place.pki.ca.read_bytes()))
+    )
     assert answer.status_code == 200, answer.text
     return int(answer.json()["node_id"])
 
@@ -461,6 +479,8 @@ def test_two_stock_nodes_finish_a_run_through_the_front_that_was_interrupted_in_
             stack.enter_context(
                 stock_node(tmp_path, k, 2, address=f"127.0.0.1:{port}", ca=home.pki / "ca.crt", key=private)
             )
+        found = read_status(tmp_path / "runs/two")
+        assert (found.engine, found.state, found.wanted) == ("serve", "waiting for clients", 2)
         served.says(r"\n +1 .*%")
         served.process.send_signal(signal.SIGINT)
         assert served.ends() == 130, served.text
@@ -470,6 +490,11 @@ def test_two_stock_nodes_finish_a_run_through_the_front_that_was_interrupted_in_
         stack.callback(again.close)
         assert again.ends() == 0, again.text
     assert f"https://127.0.0.1:{port}/#code=" in again.text
+    for text in (served.text, again.text):
+        assert text.count("preset expert") == text.count("privacy   NONE (") == 1  # before the address, and not twice
+        assert text.index("privacy   NONE (") < text.index("#code=")
+        assert not re.search(r"^(INFO|Using SuperLink|Successfully installed|Flower run)", text, re.MULTILINE)
+    assert "Successfully installed fedkd" in home.transcript.read_text()
     assert len((tmp_path / "runs/two/metrics.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "runs/two/report.html").exists()
     assert '"finished": true' in (tmp_path / "runs/two/summary.json").read_text()

@@ -14,6 +14,7 @@ from fedkd.codec import decode_release, encode_query
 from fedkd.config import Config
 from fedkd.errors import ConfigError, SpecError
 from fedkd.records import Query
+from fedkd.secagg.server import ask_keys
 from fedkd.site import Common, Refusal, respond
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,6 +122,33 @@ def test_an_owner_may_insist_on_a_protection(required, protect, answers, mine):
         expected = f"this node answers only with protect = {required}, the run has protect = {protect!r}"
         assert said == Refusal("1", f"ConfigError: {expected}")
         assert not Path(mine["state-dir"]).exists()
+
+
+MASKED = Config(**{**CONFIG.model_dump(), "protect": "distributed(least=0.7)", "epsilon": 1.0, "evidence": "none",
+                   "late": False, "record": False, "clients": 10, "preset": "expert"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("floor", "clients", "answers"), [(7, 10, True), ("8", 10, False), (7, 9, True), (7, 8, False)]
+)
+def test_an_owner_may_ask_for_sums_of_more_clients(floor, clients, answers, mine):
+    config = MASKED.model_copy(update={"clients": clients})
+    query = question()[0]
+    said = ask(config, {**mine, "least-clients": floor}, common(), frame=ask_keys(query))
+    assert isinstance(said, Answer) is answers, said
+    if not answers:
+        least = 7 if clients == 10 else 6
+        expected = (
+            f"a masked sum of this run may be of {least} clients (clients = {clients}, protect = "
+            f"'distributed(least=0.7)'), this node's owner asks for {floor}"
+        )
+        assert said == Refusal("1", f"ConfigError: {expected}")
+        assert not Path(mine["state-dir"]).exists()
+
+
+def test_a_least_number_of_clients_is_about_masked_sums_only_and_must_be_a_number(mine):
+    assert isinstance(ask(CONFIG, {**mine, "least-clients": 1000}, common()), Answer)
+    assert ask(MASKED, {**mine, "least-clients": "many"}, common()).error.endswith("must be a whole number")
 
 
 CENTRAL = Config(**{**CONFIG.model_dump(), "protect": "central", "epsilon": 1.0, "evidence": "none", "late": False,

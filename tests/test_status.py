@@ -135,10 +135,18 @@ def test_a_node_that_says_who_it_is_keeps_what_was_counted_under_its_first_name(
     progress = Progress(Status("here", "test", 0.0, 0.0))
     progress.apply("round", {"round": 1}, 1.0)
     progress.apply("asked", {"sent": {"node-a": 100, "node-b": 100}, "left": 9.0}, 1.0)
-    facts = {"client": "4", "asked_as": "node-a", "bytes_up": 30, "seconds": 2.0, "error": None}
+    facts = {
+        "client": "4",
+        "asked_as": "node-a",
+        "bytes_up": 30,
+        "seconds": 2.0,
+        "error": None,
+        "node": "10",
+        "round": 1,
+    }
     progress.apply("answer", facts, 3.0)
     seen = progress.snapshot()
-    assert seen.clients["4"] == Client("answered", None, 30, 100, 2.0, 1, 1, 3.0)
+    assert seen.clients["4"] == Client("answered", None, 30, 100, 2.0, 1, 1, 3.0, 1, "10")
     assert set(seen.clients) == {"4", "node-b"}
     rows = {"4": {"status": "answered", "bytes_up": 30, "bytes_down": 100}}
     rows["node-b"] = {"status": "silent", "bytes_up": 0, "bytes_down": 100, "error": "no answer in time"}
@@ -200,6 +208,31 @@ def test_a_burst_of_events_is_a_few_writes(tmp_path, monkeypatch):
     assert len(writes) <= 3 + took / status.EVERY
 
 
+def test_who_prepares_a_run_says_that_it_waits_until_another_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "PULSE", 0.01)
+    with StatusFile(tmp_path / "a", engine="serve", rounds=3, gives_way=True) as before:
+        before("waiting", {"present": 1, "clients": 2, "left": 60.0})
+        found = waited_for(tmp_path / "a", lambda found: found.present == 1)
+        assert headline(found, time.time()).startswith("a: waiting for nodes, 1 of 2 are here, for ")
+        waited_for(tmp_path / "a", lambda now: now.updated > found.updated)  # so it never goes stale
+        before("starting", {})
+        waited_for(tmp_path / "a", lambda found: found.state == "starting")
+        with StatusFile(tmp_path / "a", engine="serve", rounds=3) as leads:
+            leads("round", {"round": 1})
+            waited_for(tmp_path / "a", lambda found: found.round == 1)
+            taken = read_status(tmp_path / "a")
+            waited_for(tmp_path / "a", lambda now: now.updated > taken.updated and now.round == 1)
+        assert read_status(tmp_path / "a").state == "done"
+    assert read_status(tmp_path / "a").state == "done"
+
+
+def test_who_waits_in_vain_says_so(tmp_path):
+    with pytest.raises(QuorumError), StatusFile(tmp_path, engine="serve", gives_way=True):
+        raise QuorumError("0 of 2 nodes came")
+    found = read_status(tmp_path)
+    assert (found.state, found.reason) == ("failed", "0 of 2 nodes came")
+
+
 def test_a_run_that_has_nothing_new_still_says_that_it_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(status, "PULSE", 0.01)
     with StatusFile(tmp_path):
@@ -237,7 +270,7 @@ def test_a_resumed_run_began_when_it_first_did_and_counts_on(tmp_path):
         observe("round", {"round": 2})
     found = read_status(tmp_path)
     assert (found.started, found.updated, found.round) == (1000.0, 2000.0, 2)
-    assert found.clients["0"] == Client("answered", None, 5, 6, 1.5, 1, 1, None)
+    assert found.clients["0"] == Client("answered", None, 5, 6, 1.5, 1, 1, None, 1)
 
 
 def test_the_file_says_times_in_words_and_is_read_back_equal(tmp_path):

@@ -27,8 +27,8 @@ from fedkd.privacy.audit import Audit, LabelInference, audit_mechanism, infer_la
 from fedkd.privacy.gaussian import epsilon_of
 from fedkd.privacy.neighbors import Statistic, Train
 from fedkd.privacy.noise import Entropy
-from fedkd.protect import least_of, protection_of, spending
-from fedkd.registry import parse, split
+from fedkd.protect import least_of, protection_of, spending, weighs
+from fedkd.registry import split
 from fedkd.replay import Recording
 from fedkd.report.page import DataTable, Panel, page, picture
 from fedkd.report.table import Cell
@@ -110,7 +110,14 @@ def audit_config(config: Config, *, trials: int, entropy: Entropy) -> list[Findi
         least = least_of(config)
         noise(
             f"masked sum of {least} clients",
-            lambda z: neighbors.shares(z, clip=chosen.clip, least=least, clients=config.clients),
+            lambda z: neighbors.shares(
+                z,
+                clip=chosen.clip,
+                least=least,
+                clients=config.clients,
+                power=chosen.power,
+                balance=chosen.balance if weighs(config) else 0.0,
+            ),
             budget.noise_multiplier,
         )
     elif chosen.place == "answers":
@@ -122,7 +129,7 @@ def audit_config(config: Config, *, trials: int, entropy: Entropy) -> list[Findi
         noise("noisy sum of votes", told, budget.noise_multiplier)
         if chosen.threshold:
             noise("test of the largest count", neighbors.largest, chosen.test * budget.noise_multiplier)
-    elif parse(config.expertise)[0] != "uniform":
+    elif weighs(config):
         noise(
             "noisy sum of weighted ballots",
             lambda z: neighbors.weights(z, power=chosen.power, balance=chosen.balance),

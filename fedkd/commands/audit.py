@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedkd.commands.group import Commands
+
 if TYPE_CHECKING:
     from fedkd.audits.releases import Report
 
-audit_app = typer.Typer(help="Attack what is promised, or what a run has released.", no_args_is_help=True)
+audit_app = typer.Typer(cls=Commands, help="Attack what is promised, or what a run has released.", no_args_is_help=True)
 out = Console(highlight=False)
 
 Preset = Annotated[str | None, typer.Option(help="A preset to start from.")]

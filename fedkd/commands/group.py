@@ -1,4 +1,4 @@
-"""The order of the commands in ``fedkd --help``, by what one comes for."""
+"""Groups of commands: their order in the help, and one suggestion for a word that they do not know."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ import click
 from typer.core import TyperGroup
 
 PANELS = {
-    "Run and look": ("run", "plan", "status", "resume", "report", "compare", "replay", "sweep"),
+    "Run and look": ("run", "plan", "status", "resume", "report", "compare", "replay", "sweep", "predict"),
     "Privacy": ("audit", "ledger"),
     "Real devices": ("serve", "join", "nodes", "pki", "bench-device"),
     "More": ("config", "parts", "doctor", "publish", "version"),
 }
 """Headings of the help to commands; what stands nowhere is under the last one."""
 ORDER = [name for names in PANELS.values() for name in names]
-SUGGEST = not hasattr(click.exceptions, "NoSuchCommand")
-"""Whether typer has to name the nearest command: a click that knows this error does so itself, and once is enough."""
 
 
-class Group(TyperGroup):
+class Commands(TyperGroup):
+    """A group that suggests the nearest command once: click does so by itself from 8.4 on, and typer would again."""
+
+    def __init__(self, **options: Any) -> None:
+        """Make the group as typer does."""
+        super().__init__(**options)
+        if hasattr(click.exceptions, "NoSuchCommand"):
+            self.suggest_commands = False
+
+
+class Group(Commands):
     """All commands, those for a first run first."""
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         """Put each command under its heading."""
-        super().__init__(**given)
+        super().__init__(**options)
         for name, command in self.commands.items():
             command.rich_help_panel = heading(name)  # type: ignore[attr-defined]
 

@@ -34,6 +34,7 @@ def join(
     budget_epsilon: Annotated[float | None, typer.Option(help="Most privacy to spend, in all runs together.")] = None,
     budget_delta: Annotated[float | None, typer.Option(help="Delta of that budget; 1e-5.")] = None,
     require_protect: Annotated[str | None, typer.Option(help="Answer no run without: any, device, dp_sgd ...")] = None,
+    least_clients: Annotated[int | None, typer.Option(min=1, help="Add to no masked sum of fewer clients.")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run a module:function that the run names.")] = False,
     bandwidth: Annotated[float | None, typer.Option(min=1, help="Most kB a second, each way.")] = None,
     max_memory: Annotated[float | None, typer.Option(min=1, help="Most MB of memory to ask for (Linux).")] = None,
@@ -54,10 +55,14 @@ def join(
     given: dict[str, Any] = {
         "data": _absolute(data), "learner": with_whole_path(learner) if learner else None,
         "budget-epsilon": budget_epsilon, "budget-delta": budget_delta,
-        "require-protect": require_protect, "allow-code": allow_code or None,
+        "require-protect": require_protect, "least-clients": least_clients, "allow-code": allow_code or None,
     }  # fmt: skip
     own = {key: value for key, value in given.items() if value is not None}
     where = Home((home or invitation.home()).expanduser().resolve())
+    new = own or demo is not None or name or bandwidth or max_memory
+    if systemd and not new and where.settings() is not None:
+        _print_unit(where)  # of a node that may well be running: nothing is changed, so nothing is locked
+        return
     with where.locked():
         limits = _Limits(1000 * bandwidth if bandwidth else None, round(1e6 * max_memory) if max_memory else None)
         _set_up(where, invitation, own, demo, name, limits, ask=not yes and _is_terminal(), quiet=systemd)
@@ -116,7 +121,10 @@ def _set_up(
         identity = Identity.at(home.key)
         node_id = before.node_id if before is not None else 0
         if invitation.code and (before is None or not node_id):
-            node_id = joining.register(link, invitation.code, identity, name or os.uname().nodename)
+            authority = joining.authority_of(home, told)
+            node_id = joining.register(
+                link, invitation.code, identity, name or os.uname().nodename, authority=authority
+            )
         called = name or (before.name if before is not None else os.uname().nodename)
         settings = Settings(str(invitation.address), called, node_id, told, config, limits.bandwidth, limits.memory)
         home.keep_settings(settings if before is None else replace(before, **vars(settings)))

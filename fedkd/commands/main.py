@@ -16,8 +16,9 @@ from fedkd import config as configuration
 from fedkd import engine, execution, logs, parts
 from fedkd.commands.audit import audit_app
 from fedkd.commands.device import bench_device
-from fedkd.commands.group import SUGGEST, Group
+from fedkd.commands.group import Commands, Group
 from fedkd.commands.join import join
+from fedkd.commands.predict import predict
 from fedkd.commands.publish import publish
 from fedkd.commands.serve import nodes_app, pki_app, serve
 from fedkd.commands.status import status
@@ -31,9 +32,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
+config_app = typer.Typer(cls=Commands, help="Show or check a configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-ledger_app = typer.Typer(help="Read what was spent of a privacy budget.", no_args_is_help=True)
+ledger_app = typer.Typer(cls=Commands, help="Read what was spent of a privacy budget.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(audit_app, name="audit")
 app.command()(join)
@@ -42,8 +43,8 @@ app.add_typer(nodes_app, name="nodes")
 app.command(name="serve")(serve)
 app.command(name="bench-device")(bench_device)
 app.command()(status)
+app.command()(predict)
 app.command()(publish)
-app.suggest_commands = SUGGEST  # of its groups, too
 
 CORES = os.cpu_count() or 1
 LEFT_OUT = ("flwr", "grpc", "jinja2", "dp_accounting", "starlette", "uvicorn", "httpx", "segno")

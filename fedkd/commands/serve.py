@@ -9,16 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkd.commands.group import Commands
 from fedkd.config import Config, Resolved, resolve
 from fedkd.errors import FedkdError, did_you_mean
 from fedkd.execution import execute, out, outcome, place
 from fedkd.rundir import SERVED, RunDirectory
+from fedkd.units import counted, seconds
 
 HOME = Path("~/.fedkd/serve")
 
-pki_app = typer.Typer(help="Make and look at a server's certificates, and keys for stock nodes.", no_args_is_help=True)
+pki_app = typer.Typer(
+    cls=Commands, help="Make and look at a server's certificates, and keys for stock nodes.", no_args_is_help=True
+)
 nodes_app = typer.Typer(
-    help="See, invite and revoke the nodes of a server, also while it serves.", no_args_is_help=True
+    cls=Commands, help="See, invite and revoke the nodes of a server, also while it serves.", no_args_is_help=True
 )
 
 Preset = Annotated[str | None, typer.Option(help="A preset to start from.")]
@@ -45,6 +49,9 @@ def serve(
     home: HomeFolder = HOME,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the nodes before the run starts.")] = 3600.0,
     database: Annotated[str, typer.Option(help="Where Flower keeps its state: disk or memory.")] = "disk",
+    metrics: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of 127.0.0.1 with metrics for Prometheus; 0: a free one.")
+    ] = None,
 ) -> None:
     """Run a federation of devices: a front for them, Flower's SuperLink behind it, and a join code to begin with."""
     from fedkd.serving.center import DATABASES
@@ -54,7 +61,7 @@ def serve(
         known = ", ".join(DATABASES)
         raise FedkdError(f"unknown database {database!r}.{did_you_mean(database, DATABASES)} Known: {known}.")
     resolved = resolve(preset=preset, file=config, sets=set_ or [])
-    terms = Terms(str(home), host, port, advertise, demo, seats, wait, database)
+    terms = Terms(str(home), host, port, advertise, demo, seats, wait, database, metrics)
     path = place(resolved, name)
     execute(resolved, path, _served(terms), resuming=resolved.config.resume)
 
@@ -125,20 +132,20 @@ def pki_show(folder: Folder = None) -> None:
 def nodes_list(home: HomeFolder = HOME) -> None:
     """List the nodes that were let in, with what the server has last seen of them."""
     from fedkd.serving.board import node_table
-    from fedkd.serving.gate import Traffic, snapshot
-    from fedkd.serving.home import read_live
+    from fedkd.serving.home import as_seen, read_live
 
     kept, registry = _registry(home)
-    live = {str(row["key"]): row for row in read_live(kept)}
-    traffic = {
-        mark: Traffic(row["heard"], row["address"], row["calls"], row["bytes_in"], row["bytes_out"], row["refused"])
-        for mark, row in live.items()
-    }
-    rows = snapshot(registry, traffic, now=time.time())
+    now, live = time.time(), read_live(kept)
+    rows = as_seen(registry, {}, live.rows, now=now)
     if rows:
-        out.print(node_table(rows, now=time.time()))
+        out.print(node_table(rows, now=now, width=out.width))
+    revoked = sum(row["state"] == "revoked" for row in rows)
     seats = registry.seats_left()
-    _print([f"{len(rows)} nodes, {seats} seats left on codes that are still good"])
+    counts = f"{counted(len(rows), 'node')}{f', {revoked} of them revoked' if revoked else ''}"
+    _print([f"{counts}; {counted(seats, 'seat')} left on codes that are still good"])
+    if not live.runs(now):
+        when = f"; this is what it saw until {seconds(now - live.written)} ago" if live.written else ""
+        _print([f"no server runs in {kept.folder} now{when}"])
 
 
 @nodes_app.command(name="invite")

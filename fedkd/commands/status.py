@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedkd.errors import DataError, FedkdError
-from fedkd.rundir import find
+from fedkd.journal import called
+from fedkd.rundir import SERVED, find
 from fedkd.status import INTERRUPTED, STATUSES, Client, Status, newest_run, read_status
 from fedkd.units import seconds, short, size
 
@@ -134,9 +135,10 @@ def screen(found: Status, now: float) -> Group:
 
 def headline(found: Status, now: float) -> str:
     """Return a run in one line: state, round, how many clients are where, bytes, time."""
-    state = INTERRUPTED if found.interrupted else found.state
+    waits = found.waiting and found.engine == SERVED
+    state = "waiting for nodes" if waits else INTERRUPTED if found.interrupted else found.state
     words = [f"{found.run}: {'stale, was ' if found.stale(now) else ''}{state}"]
-    if found.state == "waiting for clients":
+    if found.waiting:
         words.append(f"{found.present} of {found.wanted} are here")
     if found.round:
         words.append(f"round {found.round} of {found.rounds}" + (f" ({found.phase})" if found.phase else ""))
@@ -144,7 +146,7 @@ def headline(found: Status, now: float) -> str:
     if found.clients:
         words.append(f"{size(found.moved('up'))} up, {size(found.moved('down'))} down")
     if (left := found.left(now)) is not None:
-        words.append(f"deadline in {seconds(left)}")
+        words.append(f"for {seconds(left)} more" if found.waiting else f"deadline in {seconds(left)}")
     if found.started:
         over = found.ended or found.stale(now)
         took = seconds((found.updated if over else now) - found.started)
@@ -173,4 +175,4 @@ def _cells(name: str, client: Client, now: float) -> list[Text]:
     rounds = f"{client.answered} of {client.asked}"
     numbers = (size(client.bytes_up), size(client.bytes_down), seconds(client.seconds), rounds, ago)
     mark = Text(client.status, style=COLORS.get(client.status, ""))
-    return [Text(short(name, 24)), mark, *map(Text, numbers), Text(client.reason or "")]
+    return [Text(short(called(name, client.name), 24)), mark, *map(Text, numbers), Text(client.reason or "")]

@@ -1,12 +1,14 @@
 """Who a node is: an elliptic-curve key that never leaves its disk, and a clock that agrees with the server's.
 
 Each request carries the public key, the time and the key's signature of that time. Flower takes times from 5 s ahead
-to 305 s behind its own, so a device without a clock goes by the ``Date`` of the answers.
+to 305 s behind its own, so a device without a clock goes by the ``Date`` of the answers. Who joins signs more than the
+time: :func:`statement`.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import stat
 import time
@@ -67,13 +69,34 @@ class Identity:
 
     def headers(self, now: float) -> dict[str, str]:
         """Return the headers of a request that is made at ``now``, in seconds since 1970."""
-        when = datetime.fromtimestamp(now, UTC).isoformat()
-        signature = self._key.sign(when.encode("ascii"), ec.ECDSA(hashes.SHA256()))
-        return {
-            KEY_HEADER: self._public_header,
-            TIME_HEADER: when,
-            SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
-        }
+        when = _iso(now)
+        return {KEY_HEADER: self._public_header, TIME_HEADER: when, SIGNATURE_HEADER: self._sign(when.encode("ascii"))}
+
+    def joining(self, code: str, authority: str, now: float) -> dict[str, str]:
+        """Return what shows, beside ``code``, that whoever joins at ``now`` has the private key: key, time, proof."""
+        when, public = _iso(now), self.public.decode("ascii")
+        return {"key": public, "time": when, "proof": self._sign(statement(when, code, public, authority))}
+
+    def _sign(self, message: bytes) -> str:
+        return base64.b64encode(self._key.sign(message, ec.ECDSA(hashes.SHA256()))).decode("ascii")
+
+
+def statement(when: str, code: str, key: str, authority: str) -> bytes:
+    """Return what a device signs to join: it is of no use later, elsewhere, with another code or for another key.
+
+    ``authority`` is the start of the SHA-256 of the server's authority, as a join address has it. The first line keeps
+    it apart from what Fleet calls sign, which is a time and nothing else.
+    """
+    lines = ["fedkd join", when, _sha(code), _sha(key), authority]
+    return "\n".join(lines).encode()
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _iso(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).isoformat()
 
 
 class ServerClock:

@@ -20,13 +20,13 @@ from safetensors.numpy import load
 
 from fedkd.config import Config, mixed
 from fedkd.dataset import as_inputs, labels_among, read
-from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, SpecError
+from fedkd.errors import ConfigError, DataError, FedkdError, LinkError, Rejected, SpecError
 from fedkd.fleet.home import Home
 from fedkd.fleet.identity import Identity
-from fedkd.fleet.link import Address, Link, blind, check_pin, read_json, trusting
+from fedkd.fleet.link import PIN, Address, Link, blind, check_pin, pin_of, read_json, trusting
 from fedkd.frames import VERSION
 from fedkd.learner import Training, check, check_private, make_learner
-from fedkd.protect import ON_DEVICE, protection_of, spending
+from fedkd.protect import ON_DEVICE, least_of, protection_of, spending
 from fedkd.registry import parse
 from fedkd.site import Common, check_terms, outline
 from fedkd.tell import describe
@@ -34,6 +34,7 @@ from fedkd.tell import describe
 MAX_ABOUT = 1024 * 1024
 MAX_TRANSFER = 512 * 1024 * 1024
 NAME = 64
+NOT_LET_IN = 403
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")  # it becomes part of a path
 
 
@@ -102,9 +103,21 @@ def about(link: Link) -> dict[str, Any]:
     return found
 
 
-def register(link: Link, code: str, identity: Identity, name: str) -> int:
-    """Hand the public key in with the one-time code; return the node's id."""
-    told = link.post_json("/fedkd/join", {"code": code, "key": identity.public.decode("ascii"), "name": name[:NAME]})
+def authority_of(home: Home, told: Mapping[str, Any]) -> str:
+    """Return the pin of the authority by which this node knows its server; the server's word where it has none."""
+    known = home.known_authority()
+    return pin_of(known) if known is not None else str(told.get("authority", ""))[:PIN]
+
+
+def register(link: Link, code: str, identity: Identity, name: str, *, authority: str = "") -> int:
+    """Hand the public key in with the one-time code, and show that its other half is here; return the node's id."""
+    shown = identity.joining(code, authority, link.clock.now())
+    try:
+        told = link.post_json("/fedkd/join", {"code": code, "name": name[:NAME], **shown})
+    except Rejected as error:
+        if error.status != NOT_LET_IN:
+            raise
+        raise Rejected(f"not joined: {error.said}", error.status) from None
     node = told.get("node_id") if isinstance(told, dict) else None
     if not (isinstance(node, str) and node.isdigit() and len(node) <= 20):
         raise LinkError("/fedkd/join: the server answers without a node id")
@@ -150,8 +163,9 @@ def config_of(told: Mapping[str, Any]) -> Config:
 def with_terms(node_config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """Return the node config with what was announced as its terms, where its owner has set none of its own.
 
-    Later runs of the same server are held to them: the protection by its name and, where this node adds the noise
-    itself, the budget. Besides, no run gets more than what was announced: :func:`fedkd.site.check_agreed`.
+    Later runs of the same server are held to them: the protection by its name, where this node adds the noise itself
+    the budget, and where only sums are seen of how many clients they are at the least. Besides, no run gets more than
+    what was announced: :func:`fedkd.site.check_agreed`.
     """
     config, terms = config_of(told), dict(node_config)
     chosen = protection_of(config)
@@ -160,6 +174,8 @@ def with_terms(node_config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[
     if chosen.place in ON_DEVICE:
         terms.setdefault("budget-epsilon", config.epsilon)
         terms.setdefault("budget-delta", config.delta)
+    if chosen.place == "shares":
+        terms.setdefault("least-clients", least_of(config))
     return terms
 
 
@@ -203,7 +219,7 @@ def words(
     """Return what joining means, as pairs of a heading and a sentence: what stays, what leaves, how it is protected."""
     config = config_of(told)
     asked, classes = told["rows"], told["classes"]
-    often = f"in each of {config.rounds} rounds"
+    often = "in one round" if config.rounds == 1 else f"in each of {config.rounds} rounds"
     what = f"for up to {asked} public samples, {often}: how likely you find each of {classes} classes"
     if config.expertise != "uniform":
         what += ", and how well you know the sample"
@@ -241,4 +257,6 @@ def _owner(node_config: Mapping[str, Any]) -> list[tuple[str, str]]:
         told.append(("budget", f"epsilon {node_config['budget-epsilon']:g} at delta {delta:g} in all runs together"))
     if "require-protect" in node_config:
         told.append(("insists on", f"protect = {node_config['require-protect']}"))
+    if "least-clients" in node_config:
+        told.append(("sums of", f"{node_config['least-clients']} clients or more, where masked ballots are added"))
     return told

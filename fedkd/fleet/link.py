@@ -115,13 +115,18 @@ def only_certificate(text: str) -> str:
 def check_pin(authority: str, pin: str) -> str:
     """Return the ``authority`` (PEM), written anew; raise :class:`Untrusted` unless its SHA-256 starts with ``pin``."""
     only = only_certificate(authority)
-    found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(only)).hexdigest()[:PIN]
+    found = pin_of(only)
     if len(pin) != PIN or found != pin.lower():
         raise Untrusted(
             f"the server's authority has the fingerprint {found}, the join address says {pin or 'none'}: "
             "somebody may be in between, or the address is of another server"
         )
     return only
+
+
+def pin_of(authority: str) -> str:
+    """Return the start of the SHA-256 of a certificate (PEM), as join addresses have it."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority)).hexdigest()[:PIN]
 
 
 class Link:
@@ -321,7 +326,7 @@ def _refused(what: str, status: int, content: bytes) -> Rejected:
         if isinstance(found, dict):
             said = next((found[key] for key in ("error", "message", "detail") if isinstance(found.get(key), str)), None)
     text = " ".join(str(said).split())[:300] if said else "no reason given"
-    return Rejected(f"{what}: the server says no ({status}): {text}", status)
+    return Rejected(f"{what}: the server says no ({status}): {text}", status, text)
 
 
 def _certificate(error: ssl.SSLCertVerificationError) -> str:

@@ -96,6 +96,7 @@ class Node:
                         continue
                     strays = 0
                     if once and answered and self._is_over(self._last_run):
+                        self.observe("over", {"run": self._last_run})
                         return answered
                 except Rejected as error:
                     strays += 1

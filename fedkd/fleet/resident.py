@@ -60,8 +60,8 @@ def live(home: Home, *, once: bool = False) -> int:
         give_back = frugal()
 
         def observe(event: str, facts: Mapping[str, Any]) -> None:
-            show(event, facts)
             give_back()
+            show(event, {**facts, "memory": memory()})
 
         node = Node(home, link, settings, home.common(settings.about), observe=observe)
         return node.run(once=once)
@@ -80,6 +80,16 @@ def frugal() -> Callable[[], None]:
     return lambda: trim(0)
 
 
+def memory(status: Path = Path("/proc/self/status")) -> tuple[int, int] | None:
+    """Return how many bytes of memory this process holds, and the most that it ever did; None where nobody says."""
+    try:
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+        now, most = (1024 * int(lines[key].split()[0]) for key in ("VmRSS", "VmHWM"))
+        return now, most
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
 def show(event: str, facts: Mapping[str, Any]) -> None:
     """Print what happens to a node, a line each, in plain words."""
     line = sentence(event, facts)
@@ -93,15 +103,17 @@ def sentence(event: str, facts: Mapping[str, Any]) -> str:
     round_ = f"round {told}" if told.isdigit() else "round ?"
     match event:
         case "online":
-            return f"online as node {facts['node']}"
+            return f"online as node {facts['node']}, waiting for questions"
         case "answered":
-            return f"{round_}  answered, {size(facts['bytes'])}, {facts['seconds']:.1f} s"
+            held = facts.get("memory")
+            room = f", memory {size(held[0])}, at most {size(held[1])}" if held else ""
+            return f"{round_}  answered, {size(facts['bytes'])}, {facts['seconds']:.1f} s{room}"
         case "refused":
             return f"{round_}  refused: {facts['error']}"
         case "expired":
             return f"{round_}  came {facts['late']:.0f} s too late to be answered"
         case "over":
-            return f"run {facts['run']} is over"
+            return "the run is over"
         case "away":
             return f"{facts['error']}; trying again"
         case "back":

@@ -15,7 +15,7 @@ from fedkd.config import Config
 from fedkd.errors import FedkdError
 from fedkd.flower.messages import answer_content, error_content, read_query
 from fedkd.flower.strategy import FederatedDistillation
-from fedkd.rundir import DEPLOYMENT, RunDirectory
+from fedkd.rundir import DEPLOYMENT, SERVED, RunDirectory
 from fedkd.site import Refusal, refuse, respond
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -51,7 +51,8 @@ def serve(grid: Grid, context: Context) -> None:
     config = Config.from_run_config(context.run_config)
     path = Path(config.output) if config.output else None
     console = Console(highlight=False, width=200, force_terminal=False)
-    with Screen(config, path.name if path else "run", console) as screen:
+    served = path is not None and RunDirectory(path).began()["engine"] == SERVED  # which has said what run this is
+    with Screen(config, path.name if path else "run", console, introduced=served) as screen:
         summary = FederatedDistillation(config, observe=screen).start(grid=grid).summary
     if path is None or RunDirectory(path).began()["engine"] == DEPLOYMENT:  # else fedkd run does it
         if path is not None:

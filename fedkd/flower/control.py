@@ -61,6 +61,15 @@ class Control:
             raise FedkdError(f"the SuperLink does not list its nodes: {_said(error)}") from None
         return {bytes(node.public_key): str(node.node_id) for node in found if not node.unregistered_at}
 
+    def starting(self, run: str) -> tuple[str, bool]:
+        """Return when Flower last began to start the ServerApp of a run (empty: not yet), and whether it runs now."""
+        try:
+            with self._client() as client:
+                found = client.ListRuns(ListRunsRequest(run_id=int(run))).run_dict[int(run)]
+        except httpx.HTTPError as error:
+            raise FedkdError(f"the SuperLink does not say how its run is: {_said(error)}") from None
+        return found.starting_at, found.status.status not in ("pending", "starting")
+
     def stop_runs(self) -> int:
         """Stop all runs that have not ended and return how many: what an earlier server left in its database."""
         try:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from fedkd.errors import CheckpointError, CodecError, FedkdError, QuorumError
 from fedkd.federation import Federation, federation
 from fedkd.flower.mailbox import Spoiled, mailbox
 from fedkd.flower.messages import QUERY, query_content, read_answer, size_of
+from fedkd.journal import UNNAMED
 from fedkd.learner import Learner, set_threads
 from fedkd.logs import telling
 from fedkd.privacy.purse import begin_run
 from fedkd.privacy.report import in_ledger
 from fedkd.records import RoundReport
 from fedkd.rounds import Evaluation, Loop
-from fedkd.rundir import DEPLOYMENT, NETWORKED, RunDirectory
+from fedkd.rundir import DEPLOYMENT, NETWORKED, SERVED, RunDirectory
 from fedkd.scoreboard import build_student, summarize
 from fedkd.status import StatusFile
 
@@ -77,9 +78,10 @@ class FederatedDistillation:
         directory.note(DEPLOYMENT, _flwr_run(config))  # our own engines have written who they are already
         directory.begin(config)
         name, engine = directory.path.name, directory.began()["engine"]
+        goes_on = config.resume or engine == SERVED  # which began when its server did
         with (
             telling(name) as log,
-            StatusFile(directory.path, engine=engine, rounds=config.rounds, resumes=config.resume) as status,
+            StatusFile(directory.path, engine=engine, rounds=config.rounds, resumes=goes_on) as status,
         ):
             return self._run(grid, shared, student, directory, both(status, log, self.observe))
 
@@ -272,7 +274,10 @@ class GridExchange:
             return None  # a second answer to the same message
         round_, node, asked_as, when = sent
         self._outstanding[round_] -= 1
-        latency = time.monotonic() - when
+        reply = self._reply(message, round_, node, asked_as, time.monotonic() - when)
+        return reply if hasattr(self.grid, "partition_of") else replace(reply, node=str(node))
+
+    def _reply(self, message: Message | Spoiled, round_: int, node: int, asked_as: str, latency: float) -> Reply:
         if isinstance(message, Spoiled):
             return Reply(round_, asked_as, None, message.why, None, 0, latency, asked_as)
         if message.has_error():
@@ -302,7 +307,7 @@ class GridExchange:
     def _name(self, node: int) -> str:
         """Return the client that ``node`` said it is, or the node's own name until it has answered once."""
         local = getattr(self.grid, "partition_of", None)
-        return self._names.get(node) or (str(local(node)) if local is not None else f"node-{node:x}")
+        return self._names.get(node) or (str(local(node)) if local is not None else f"{UNNAMED}{node:x}")
 
 
 def _flwr_run(config: Config) -> str:

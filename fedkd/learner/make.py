@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -187,6 +188,26 @@ def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str
     return {key: value for key, value in offered.items() if key in named}
 
 
+def check_module(spec: str) -> None:
+    """Raise :class:`SpecError` if ``spec`` names a module that is not here; unlike making it, this takes no time."""
+    if not is_factory(spec):
+        return
+    name = spec.partition(":")[0]
+    if "" not in sys.path:
+        sys.path.append("")  # a user's module lies in the working directory
+    try:
+        there = name in sys.modules or importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        there = False
+    if not there:
+        raise _not_here(spec)
+
+
+def _not_here(spec: str) -> SpecError:
+    name = spec.partition(":")[0]
+    return SpecError(f"learner {spec!r}: no module named {name!r} here.{did_you_mean(name, learner.names())}")
+
+
 def _find_factory(spec: str) -> Callable[..., Any]:
     module_name, _, name = spec.partition(":")
     if "" not in sys.path:
@@ -198,8 +219,7 @@ def _find_factory(spec: str) -> Callable[..., Any]:
             raise SpecError(
                 f"learner {spec!r}: importing {module_name} failed: no module named {error.name!r}."
             ) from None
-        hint = did_you_mean(module_name, learner.names())
-        raise SpecError(f"learner {spec!r}: no module named {module_name!r} here.{hint}") from None
+        raise _not_here(spec) from None
     found = getattr(module, name, None)
     if found is not None and not callable(found):
         raise SpecError(f"learner {spec!r}: {name!r} of {module_name} is {type(found).__name__}, not a function.")

@@ -164,8 +164,7 @@ def weighted(
 ) -> Array:
     """Return the teacher (M, C) of one noisy sum in which rows count by expertise; one Gaussian event a client.
 
-    1/C + sum v (p - 1/C) / sum v with noise above and below, both smoothed over ``features`` (M, d) before they are
-    divided. The sum of weights is at least ``FLOOR`` of its largest, where noise would otherwise be divided by noise.
+    What is done to the sum, with public ``features`` (M, d), is :func:`divided`.
     """
     if not len(features):
         return np.zeros((0, classes), np.float32)
@@ -178,6 +177,17 @@ def weighted(
         balance=balance,
         entropy=entropy,
     )
+    return divided(total, sd, features, balance=balance)
+
+
+def divided(total: Array, sd: float, features: Array, *, balance: float) -> Array:
+    """Return soft labels (M, C) of a noisy sum (M, C + 1) of weighted ballots and, ``balance`` times, their weights.
+
+    1/C + sum v (p - 1/C) / sum v with noise of ``sd`` above and below, both smoothed over ``features`` (M, d) before
+    they are divided. The sum of weights is at least ``FLOOR`` of its largest, where noise would otherwise be divided by
+    noise.
+    """
+    classes = total.shape[1] - 1
     smooth = smoothed(total, sd, features)
     above, below = smooth[:, :classes], smooth[:, classes:] / balance
     floor = FLOOR * float(below.max())

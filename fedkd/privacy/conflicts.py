@@ -98,7 +98,7 @@ def _with_sum(config: Config, chosen: Protection) -> list[str]:
         found.append("record: keeps every ballot as it came, without noise; set record = false")
     if chosen.place == "mean" and form(config.release).weight_bits and parse(config.expertise)[0] != "uniform":
         found.append("release: levels of weights are longer for some clients than for others; leave 'weights' out")
-    return found + (_alike(config) if chosen.place != "mean" else []) + _own_sum(config)
+    return found + (_alike(config) if chosen.place == "votes" else []) + _own_sum(config)
 
 
 def _with_shares(config: Config, chosen: Protection) -> list[str]:

@@ -154,21 +154,41 @@ def labels(noise_multiplier: float, *, rows: int = 8, classes: int = 3) -> Stati
 
 
 def shares(
-    noise_multiplier: float, *, clip: float = 1.0, least: int = 3, rows: int = 8, classes: int = 3, clients: int = 10
+    noise_multiplier: float,
+    *,
+    clip: float = 1.0,
+    least: int = 3,
+    rows: int = 8,
+    classes: int = 3,
+    clients: int = 10,
+    power: float = 1.0,
+    balance: float = 0.0,
 ) -> Statistic:
     """Return the sum of ``least`` clients' parts without masks, and without the noise of one who knows its own.
 
-    Another of them has a ballot or nothing.
+    Another of them has a ballot or nothing. With a ``balance`` weights are part of the sum.
     """
-    scale = scale_of(rows, classes, noise_multiplier=noise_multiplier, clip=clip, least=least, clients=clients)
+    scale = scale_of(
+        rows,
+        classes,
+        noise_multiplier=noise_multiplier,
+        clip=clip,
+        least=least,
+        clients=clients,
+        power=power,
+        balance=balance,
+    )
     certain = one_hot(np.zeros(rows, np.int64), classes)
+    each = certain - 1 / classes
+    if balance:  # all rows weigh the same
+        each = np.concatenate([each, np.full((rows, 1), balance)], axis=1)
     w = np.ones(rows, np.float32)
 
     def noisy(present: bool, entropy: Entropy) -> Array:
         parts = [contribution(certain, w * (present or k > 0), scale, entropy) for k in range(least - 1)]
         return np.asarray(np.sum(parts, axis=0))
 
-    return projected(noisy, lambda present: (certain - 1 / classes) * (least - 2 + present))
+    return projected(noisy, lambda present: each * (least - 2 + present))
 
 
 def training(train: Train, noise_multiplier: float, *, dimensions: int = 6, classes: int = 3) -> Statistic:

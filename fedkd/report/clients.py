@@ -64,7 +64,7 @@ def gain(run: Run) -> Panel:
     answer += cut
     rows = [
         [
-            short(key, 40),
+            short(run.called(key), 40),
             short(str(part(stated, key).get("architecture") or "not known"), 60),
             percent(pairs[key][0]),
             percent(pairs[key][1]),
@@ -117,7 +117,7 @@ def held(run: Run) -> Panel | None:
     cut = f" Drawn: the first {len(shown)} clients of {len(keys)}." if len(keys) > len(shown) else ""
     cut += f" Drawn: the first {columns} classes." if classes > columns else ""
     table = [
-        [short(key, 40), *(f"{n:g}" for n in row[:columns]), f"{sum(row):g}"]
+        [short(run.called(key), 40), *(f"{n:g}" for n in row[:columns]), f"{sum(row):g}"]
         for key, row in zip(shown, rows, strict=True)
     ]
     data = data_table(["client", *(short(name, 16) for name in names[:columns]), "all"], table, what="clients")
@@ -142,7 +142,7 @@ def outliers(run: Run) -> Panel | None:
 
     svg = _heat(run, keys, "How far each client is from the teacher", edges, _distances)
     ranked = sorted((key for key in run.clients if last[key] is not None), key=lambda key: -(last[key] or 0.0))
-    answer = f"Client {short(ranked[0], 20)} is farthest from it at last: {three(last[ranked[0]])}"
+    answer = f"Client {short(run.called(ranked[0]), 20)} is farthest from it at last: {three(last[ranked[0]])}"
     answer += f"; half of them are within {three(median_low(last[key] or 0.0 for key in ranked))}.{cut}"
     if shared:
         answer += f"{shared} and shows the largest distance."
@@ -155,7 +155,7 @@ def outliers(run: Run) -> Panel | None:
     head = ["client", "first round", "last round", "trust", *(["dishonest"] if any(acts.values()) else [])]
     rows = [
         [
-            short(key, 40),
+            short(run.called(key), 40),
             three(next((v for v in known[key] if v is not None), None)),
             three(last[key]),
             three(trust[key][0] if trust[key] else None),
@@ -195,14 +195,14 @@ def presence(run: Run) -> Panel:
     answer = f"{answered:,} of {asked:,} answers came in time.{cut}" if asked else UNKNOWN
     errors = [(key, error) for key in run.clients if (error := _last_error(run, key))]
     if errors:
-        answer += f" Client {short(errors[0][0], 20)} failed: {errors[0][1]}"
+        answer += f" Client {short(run.called(errors[0][0]), 20)} failed: {errors[0][1]}"
         answer += f" ({len(errors) - 1} more clients failed: see the table.)" if len(errors) > 1 else ""
     if shared:
         answer += f"{shared} and shows the worst of them."
     head = ["client", "asked", *charts.STATUSES, "last error"]
     rows = [
         [
-            short(key, 40),
+            short(run.called(key), 40),
             str(sum(status != "away" for status in tally[key])),
             *(str(tally[key].count(status)) for status in charts.STATUSES),
             _last_error(run, key),
@@ -234,11 +234,11 @@ def latency(run: Run) -> Panel:
     if every:
         answer = f"Half of the answers took at most {seconds(median_low(every))}"
         last = max((key for key in run.clients if known[key]), key=lambda key: slowest[key])
-        answer += f"; the slowest, of client {short(last, 20)}, {seconds(every[-1])}.{cut}"
+        answer += f"; the slowest, of client {short(run.called(last), 20)}, {seconds(every[-1])}.{cut}"
         if shared:
             answer += f"{shared} and shows the slowest answer."
     rows = [
-        [short(key, 40), str(len(v)), *([seconds(median_low(v)), seconds(max(v))] if v else ["–", "–"])]
+        [short(run.called(key), 40), str(len(v)), *([seconds(median_low(v)), seconds(max(v))] if v else ["–", "–"])]
         for key, v in known.items()
     ]
     items = [(swatch("level", f"level-{i + 1}"), f"up to {seconds(edge)}") for i, edge in enumerate(edges)]
@@ -307,14 +307,24 @@ def bins(run: Run) -> tuple[list[list[RoundReport]], list[str], str]:
 
 
 def _fewest(keys: Sequence[str], missed: Mapping[str, float], which: str) -> tuple[list[str], str]:
-    """Return the clients to draw, in their order: all, or those with the highest number in ``missed``."""
+    """Return the clients to draw, in their order: all, or those with the highest number in ``missed``, and a sentence.
+
+    It says ``which`` only of clients whose number is above 0: where nobody missed anything, nobody missed most.
+    """
     if len(keys) <= CLIENTS:
         return list(keys), ""
     chosen = set(sorted(keys, key=lambda key: -missed[key])[:CLIENTS])
-    return [key for key in keys if key in chosen], f" Drawn: the {CLIENTS} clients {which}, of {len(keys)}."
+    some = sum(missed[key] > 0 for key in chosen)
+    who = f"the first {CLIENTS} clients"
+    if some:
+        others = f" and {CLIENTS - some} more" if some < CLIENTS else ""
+        who = f"the {some} client{'s' if some > 1 else ''} {which}{others}"
+    return [key for key in keys if key in chosen], f" Drawn: {who}, of {len(keys)}."
 
 
 def _client_name(run: Run, key: str) -> str:
+    if key in run.names:
+        return short(run.called(key), 18)
     architecture = str(part(part(run.summary, "clients"), key).get("architecture") or "")
     return f"{short(key, 9)} {architecture.partition('(')[0].strip()}".strip()
 

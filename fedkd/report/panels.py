@@ -314,7 +314,7 @@ def released(run: Run) -> Panel:
         key: [sum(real(part(r.clients, key).get(f"bytes_{way}")) or 0.0 for r in run.rounds) for way in ("up", "down")]
         for key in run.clients
     }
-    each = [[short(key, 40), size(up), size(down)] for key, (up, down) in totals.items()]
+    each = [[short(run.called(key), 40), size(up), size(down)] for key, (up, down) in totals.items()]
     caption = "What exactly left each device, per round?"
     caption += " No message has a field for inputs, labels, weights or gradients." if rows else ""
     data = data_table(["client", "sent in all", "received in all"], each, title="Bytes by client", what="clients")

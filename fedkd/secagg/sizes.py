@@ -13,13 +13,18 @@ SEALED = 12 + 2 * shamir.SHARE + 16
 """Bytes of two shares in AES-GCM, with nonce and tag."""
 
 
-def conversation(query: Query, question: bytes, clients: int, *, robust: bool) -> tuple[list[bytes], list[bytes]]:
-    """Return the frames to and from the last of ``clients`` in a round of ``question`` in which nobody is lost."""
+def conversation(
+    query: Query, question: bytes, clients: int, *, numbers: int, robust: bool
+) -> tuple[list[bytes], list[bytes]]:
+    """Return the frames to and from the last of ``clients`` in a round of ``question`` in which nobody is lost.
+
+    A vector has ``numbers`` numbers.
+    """
     own = clients - 1
     near = neighborhood(range(clients), b"")
     cards = {k: Card(k, bytes(KEY), bytes(KEY), bytes(KEY), bytes(SIGNATURE)) for k in (own, *near[own])}
     told = varint(clients) + Roster(cards, near).of(own)[len(varint(len(cards))) :]
-    words = bytes(4 * len(query.indices) * query.classes)
+    words = bytes(4 * numbers)
     down, up = [ask_keys(query)], [letters.write(KEYS, query, cards[own].pack(), own)]
     if not robust:
         return [*down, letters.write(MASKED, query, told + question)], [*up, letters.write(MASKED, query, words, own)]

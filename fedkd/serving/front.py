@@ -7,6 +7,7 @@ the start, but for joining and for Fleet calls.
 from __future__ import annotations
 
 import asyncio
+import base64
 import collections
 import contextlib
 import gzip
@@ -28,14 +29,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fedkd.errors import AdmissionError, FedkdError
-from fedkd.serving.gate import ENDING, Gate, address_of, at_the_end, refusal
+from fedkd.fleet.identity import statement
+from fedkd.serving.gate import ENDING, Gate, address_of, at_the_end, clock_trouble, refusal, signed
 from fedkd.serving.limits import Places
+from fedkd.serving.pki import public_pem
 
 log = logging.getLogger("fedkd.serving.front")
 
 PAGE = Path(__file__).parent / "page"
 LONGEST_JOIN = 8192
-"""Bytes of a request to join: a code, a key and a name."""
+"""Bytes of a request to join: a code, a key, a name, a time and a signature."""
 SLOWEST = 900.0
 """Seconds after which any request is over: a transfer set of 20 MB at 25 kB/s."""
 SLICE = 64 * 1024
@@ -142,11 +145,12 @@ def front(offer: Offer, gate: Gate, register: Register, *, page: Path = PAGE) ->
         if busy := gate.busy(request) or foreign(request):
             return busy
         try:
-            code, key, name = await asked_to_join(request)
+            asked = await asked_to_join(request)
+            key = asked.check(str(offer.about.get("authority", "")), gate.now())
             async with joining:  # one at a time: a seat is taken once, and refusals are counted before the next guess
                 if tired := gate.tired(request):
                     return tired
-                member = await run_in_threadpool(gate.registry.admit, code, key, name)
+                member = await run_in_threadpool(gate.registry.admit, asked.code, key, asked.name)
                 if not member.node_id:
                     member = await run_in_threadpool(_settle, gate, register, member.key, member.name)
         except AdmissionError as error:
@@ -197,8 +201,39 @@ def _settle(gate: Gate, register: Register, key: str, name: str) -> Any:
         raise ConnectionError("the SuperLink did not register this device; try again") from None
 
 
-async def asked_to_join(request: Request) -> tuple[str, bytes, str]:
-    """Return ``(code, key, name)`` of a request; raise :class:`FedkdError` if it is not one."""
+@dataclass(frozen=True)
+class Asked:
+    """A request to join: a code, a public key (PEM), a name, and a ``proof``, signed at ``time``, of the private key.
+
+    ``time`` is ISO 8601 with a zone, ``proof`` a signature of :func:`fedkd.fleet.identity.statement` in base64.
+    """
+
+    code: str
+    key: str
+    name: str
+    time: str
+    proof: str
+
+    def check(self, authority: str, now: float) -> bytes:
+        """Return the key; raise :class:`AdmissionError` unless who asks has its private half and just signed for us."""
+        key = public_pem(self.key.encode())
+        if not (self.time and self.proof):
+            raise AdmissionError(
+                "a request to join must show that it has the private key: install the same fedkd, or reload the page"
+            )
+        if trouble := clock_trouble("the time of a request to join", self.time, now):
+            raise AdmissionError(trouble)
+        try:
+            signature = base64.b64decode(self.proof, validate=True)
+        except ValueError:
+            raise AdmissionError("the proof of a request to join must be base64") from None
+        if not signed(key, statement(self.time, self.code, self.key, authority), signature):
+            raise AdmissionError("the proof does not fit this key, code, time and server")
+        return key
+
+
+async def asked_to_join(request: Request) -> Asked:
+    """Return what a request asks; raise :class:`FedkdError` if it is no request to join."""
     content = bytearray()
     async with asyncio.timeout(20):
         async for part in request.stream():
@@ -207,12 +242,15 @@ async def asked_to_join(request: Request) -> tuple[str, bytes, str]:
                 raise FedkdError(f"a request to join has at most {LONGEST_JOIN} bytes")
     try:
         given = json.loads(content)
-        code, key, name = given["code"], given["key"], given.get("name", "")
-        if not (isinstance(code, str) and isinstance(key, str) and isinstance(name, str)):
+        asked = Asked(given["code"], given["key"], *(given.get(what, "") for what in ("name", "time", "proof")))
+        if not all(isinstance(value, str) for value in vars(asked).values()):
             raise TypeError
+        "".join(vars(asked).values()).encode()  # half a letter is a ValueError too
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise FedkdError('a request to join is JSON: {"code": "...", "key": "PEM", "name": "..."}') from None
-    return code, key.encode(), name
+        raise FedkdError(
+            'a request to join is JSON: {"code": "...", "key": "PEM", "name": "...", "time": "...", "proof": "..."}'
+        ) from None
+    return asked
 
 
 def shares(make: Callable[[int], bytes]) -> Callable[[int], Awaitable[File]]:

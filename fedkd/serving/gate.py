@@ -43,6 +43,8 @@ ROUTES = frozenset(
     }
 )
 """The last part of the paths that pass; all of Flower's Fleet API."""
+PUSH = "push-object"
+"""The call that carries a part of an answer."""
 PROTOBUF = "application/protobuf"
 KEY, TIMESTAMP, SIGNATURE = "flwr-public-key", "flwr-timestamp", "flwr-signature"
 HANDED_ON = (KEY, TIMESTAMP, SIGNATURE, "flwr-package-name", "flwr-package-version", "flwr-component-name")
@@ -85,7 +87,10 @@ class Limits:
 
 @dataclass
 class Traffic:
-    """What one node has done here: when it was heard last (Unix time, 0: never), from where, and how much."""
+    """What one node has done here: when it was heard last (Unix time, 0: never), from where, and how much.
+
+    ``pushed`` bytes of answers took ``push_seconds`` to arrive: how fast its connection is.
+    """
 
     heard: float = 0.0
     address: str = ""
@@ -93,6 +98,8 @@ class Traffic:
     bytes_in: int = 0
     bytes_out: int = 0
     refused: int = 0
+    pushed: int = 0
+    push_seconds: float = 0.0
     routes: dict[str, int] = field(default_factory=dict)
 
 
@@ -131,6 +138,10 @@ class Gate:
     def tired(self, request: Request) -> Response | None:
         """Return a refusal if this address has had too many; what it guesses next is not even looked at."""
         return _too_many(self._failures.wait(address_of(request)))
+
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, that all signatures are held against."""
+        return self._clock()
 
     async def fleet(self, request: Request) -> Response:
         """Answer one Fleet call."""
@@ -175,12 +186,8 @@ class Gate:
             return refusal(401, "this key is not registered here: join with a code first")
         if member.revoked is not None:
             return refusal(401, "this key was revoked by the server's owner")
-        late = lateness(headers[TIMESTAMP], self._clock())
-        if late is None:
-            return refusal(401, f"{TIMESTAMP} is no time with a zone, such as 2030-01-01T12:00:00+00:00")
-        if not -AHEAD < late < BEHIND:
-            where = f"{late:.0f} s behind" if late > 0 else f"{-late:.0f} s ahead of"
-            return refusal(401, f"the clock of this device is {where} the server's: set it, or use the Date header")
+        if trouble := clock_trouble(TIMESTAMP, headers[TIMESTAMP], self.now()):
+            return refusal(401, trouble)
         if not signed(key, headers[TIMESTAMP].encode(), signature):
             return refusal(401, "the signature does not fit the key and the timestamp")
         if wait := self._keys.take(member.mark):
@@ -260,6 +267,9 @@ class Gate:
             traffic.bytes_in += size
             traffic.bytes_out += len(response.body)
             traffic.refused += refused
+            if route == PUSH and not refused:
+                traffic.pushed += size
+                traffic.push_seconds += time.monotonic() - started
             traffic.routes[route] = traffic.routes.get(route, 0) + 1
         log.log(
             logging.INFO if refused else logging.DEBUG,
@@ -316,6 +326,17 @@ def lateness(timestamp: str, now: float) -> float | None:
         return None
 
 
+def clock_trouble(name: str, timestamp: str, now: float) -> str:
+    """Return in one line why ``timestamp``, which is called ``name``, is not of this moment; an empty one if it is."""
+    late = lateness(timestamp, now)
+    if late is None:
+        return f"{name} is no time with a zone, such as 2030-01-01T12:00:00+00:00"
+    if -AHEAD < late < BEHIND:
+        return ""
+    where = f"{late:.0f} s behind" if late > 0 else f"{-late:.0f} s ahead of"
+    return f"the clock of this device is {where} the server's: set it, or use the Date header"
+
+
 def signed(key: bytes, message: bytes, signature: bytes) -> bool:
     """Return whether ``signature`` (DER, ECDSA with SHA-256) of ``message`` is by the private half of ``key`` (PEM)."""
     try:
@@ -333,7 +354,7 @@ def _loaded(key: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def snapshot(registry: Registry, traffic: Mapping[str, Traffic], *, now: float) -> list[dict[str, object]]:
-    """Return one row for each member: name, state, node id, when heard, from where, calls and bytes."""
+    """Return one row for each member: name, state, node id, when heard, from where, calls, bytes, bytes a second."""
     rows: list[dict[str, object]] = []
     for member in registry.members():
         seen = traffic.get(member.mark, Traffic())
@@ -344,12 +365,14 @@ def snapshot(registry: Registry, traffic: Mapping[str, Traffic], *, now: float) 
                 "node_id": member.node_id,
                 "key": member.mark,
                 "joined": member.joined,
+                "revoked": member.revoked,
                 "heard": seen.heard,
                 "address": seen.address,
                 "calls": seen.calls,
                 "bytes_in": seen.bytes_in,
                 "bytes_out": seen.bytes_out,
                 "refused": seen.refused,
+                "speed": seen.pushed / seen.push_seconds if seen.push_seconds else None,
             }
         )
     return rows

@@ -7,14 +7,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fedkd.errors import FedkdError
 from fedkd.files import write_atomic
-from fedkd.serving.gate import Gate, snapshot
+from fedkd.serving.gate import Traffic, snapshot, state_of
 from fedkd.serving.invites import LIFETIME, Registry
 from fedkd.serving.pki import pin
 
@@ -23,6 +23,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+EARLIER = ("heard", "address", "calls", "bytes_in", "bytes_out", "refused", "speed", "client", "rounds", "last")
+"""What is kept of a node that was here when the server last ran."""
+STOPPED = 15.0
+"""Seconds without a word after which a server is taken for one that does not run; it writes every second."""
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -46,6 +50,11 @@ class Home:
     def flower(self) -> Path:
         """The folder of Flower's processes: their logs and database."""
         return self.folder / "flower"
+
+    @property
+    def transcript(self) -> Path:
+        """All that Flower and its ServerApp said of the runs of this server."""
+        return self.flower / "run.log"
 
     @property
     def log(self) -> Path:
@@ -75,6 +84,7 @@ class Terms:
     seats: int = 0
     wait: float = 3600.0
     database: str = "disk"
+    metrics: int | None = None
 
     def write(self, path: Path) -> None:
         """Keep the terms in ``path``, so that others can continue or invite."""
@@ -168,16 +178,45 @@ def invitation(registry: Registry, terms: Terms, ca: bytes, *, seats: int = 1, l
     return join_url(terms, registry.invite(seats=seats, lifetime=lifetime), ca)
 
 
-def write_live(home: Home, registry: Registry, gate: Gate) -> None:
+@dataclass(frozen=True)
+class Live:
+    """What a server last wrote of its nodes: when (0: never), rows by the mark of the key, whether that was its end."""
+
+    written: float = 0.0
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ended: bool = True
+
+    def runs(self, now: float) -> bool:
+        """Return whether the server runs, as far as one can tell."""
+        return not self.ended and now - self.written < STOPPED
+
+
+def write_live(home: Home, rows: list[dict[str, object]], *, ended: bool = False) -> None:
     """Write what the front has seen of its nodes; what is lost in a crash is no harm."""
-    rows = snapshot(registry, gate.traffic, now=time.time())
+    content = {"written": time.time(), "ended": ended, "nodes": rows}
     with contextlib.suppress(OSError):
-        write_atomic(home.live, json.dumps({"written": time.time(), "nodes": rows}).encode(), durable=False)
+        write_atomic(home.live, json.dumps(content).encode(), durable=False)
 
 
-def read_live(home: Home) -> list[dict[str, Any]]:
-    """Return the rows that :func:`write_live` left, none if there are none."""
+def read_live(home: Home) -> Live:
+    """Return what :func:`write_live` wrote, nothing if there is nothing."""
     try:
-        return list(json.loads(home.live.read_text(encoding="utf-8"))["nodes"])
+        found = json.loads(home.live.read_text(encoding="utf-8"))
+        rows = {str(row["key"]): dict(row) for row in found["nodes"]}
+        return Live(float(found["written"]), rows, bool(found.get("ended")))
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return Live()
+
+
+def as_seen(
+    registry: Registry, traffic: Mapping[str, Traffic], earlier: Mapping[str, Mapping[str, Any]], *, now: float
+) -> list[dict[str, object]]:
+    """Return the rows of :func:`snapshot`, with what ``earlier`` ones say of nodes that were not heard since."""
+    rows = snapshot(registry, traffic, now=now)
+    for row in rows:
+        past = earlier.get(str(row["key"]), {})
+        if not row["heard"] and past:
+            row |= {key: past[key] for key in EARLIER if key in past}
+            if row["state"] != "revoked":
+                row["state"] = state_of(float(past.get("heard", 0.0)), now)
+    return rows

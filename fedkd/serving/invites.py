@@ -22,6 +22,7 @@ from pathlib import Path
 from fedkd.errors import AdmissionError, FedkdError, did_you_mean
 from fedkd.files import write_atomic
 from fedkd.serving.pki import public_pem
+from fedkd.units import seconds
 
 try:
     import fcntl
@@ -35,6 +36,8 @@ LONGEST = 40
 LIKE_AN_ID = re.compile(r"\d+|[0-9a-f]{12}", re.IGNORECASE)
 """What a name may not be: a node id or a mark, by which the owner might mean another node."""
 MOST_MEMBERS = 100_000
+OVER = 100
+"""Codes that are kept when they are no good any more, so that who comes with one is told what is wrong with it."""
 FORMAT = 1
 
 
@@ -46,6 +49,10 @@ class Invite:
     expires: float
     seats: int
     used: int = 0
+
+    def good(self, now: float) -> bool:
+        """Return whether it lets in another device at the time ``now``."""
+        return self.expires > now and self.used < self.seats
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,17 @@ class Registry:
         code = secrets.token_urlsafe(12)
         with self._changing() as change:
             now = self._clock()
-            kept = [invite for invite in self._roll.invites if invite.expires > now and invite.used < invite.seats]
-            change(replace(self._roll, invites=(*kept, Invite(_digest(code), now + lifetime, seats))))
+            good = [invite for invite in self._roll.invites if invite.good(now)]
+            over = [invite for invite in self._roll.invites if not invite.good(now)][-OVER:]
+            change(replace(self._roll, invites=(*over, *good, Invite(_digest(code), now + lifetime, seats))))
         return code
 
     def admit(self, code: str, pem: bytes, name: str) -> Member:
         """Return the member that ``code`` lets in with the public key ``pem``; a seat is taken.
 
         The same key again is the same member and takes no seat, so that a device may repeat what it is not sure of.
-        Raises :class:`AdmissionError`, the same for a code that never was, is used up or too old.
+        Raises :class:`AdmissionError`, which says whether the code is unknown, used up or too old: with its 96 random
+        bits, that tells nobody anything who was not given it.
         """
         pem = public_pem(pem)
         digest = _digest(code)
@@ -111,13 +120,16 @@ class Registry:
             for invite in self._roll.invites:  # all of them, always: time tells nothing
                 if hmac.compare_digest(invite.digest, digest):
                     found = invite
-            good = found is not None and found.expires > self._clock() and found.used < found.seats
+            good = found is not None and found.good(self._clock())
             if known is not None and (good or hmac.compare_digest(known.invite, digest)):
                 if known.revoked is not None:
-                    raise AdmissionError("this device's key was revoked; ask the server's owner")
+                    raise AdmissionError(
+                        "this device's key was revoked by the server's owner: with their consent and a new join code, "
+                        "join with another key (another --home)"
+                    )
                 return known
             if not good or found is None:
-                raise AdmissionError("the join code is unknown, used or expired; ask for a new one")
+                raise AdmissionError(_no_good(found, self._clock()))
             taken = tuple(replace(i, used=i.used + 1) if i is found else i for i in self._roll.invites)
             member = Member(pem.decode(), self._free_name(name), self._clock(), digest)
             change(Roll(taken, (*self._roll.members, member)))
@@ -237,6 +249,18 @@ class Registry:
     def _take(self, roll: Roll, stamp: Stamp | None) -> None:
         self._roll, self._by_key, self._stamp = roll, _keys(roll), stamp
         self._seen = stamp, self._by_key
+
+
+def _no_good(invite: Invite | None, now: float) -> str:
+    """Return why a code lets nobody in, and what to do."""
+    if invite is None:
+        return (
+            "this join code is not known here: was all of the address copied? Else ask the server's owner for a new one"
+        )
+    if invite.used >= invite.seats:
+        how = "by the device that it was for" if invite.seats == 1 else f"by the {invite.seats} devices that it was for"
+        return f"this join code is used up, {how}: ask the server's owner for another one (fedkd nodes invite)"
+    return f"this join code expired {seconds(now - invite.expires)} ago: ask the server's owner for a new one"
 
 
 def _digest(code: str) -> str:

@@ -167,10 +167,15 @@ def find(folder: Path, *, host: str | None = None, now: datetime.datetime | None
         raise FedkdError(f"{pki.key} is no private key in PEM: {error}") from None
     if key.public_key() != certificate.public_key():
         raise FedkdError(f"{pki.key} is not the key of {pki.certificate}: fedkd pki renew {folder}")
-    if host is not None and not covers(certificate, host):
+    if host is not None and not is_for(pki, host):
         named = ", ".join(names_of(certificate))
         raise FedkdError(f"{pki.certificate} is for {named}, not for {host}: fedkd pki renew {folder} --host {host}")
     return pki
+
+
+def is_for(pki: Pki, host: str) -> bool:
+    """Return whether the server's certificate is for ``host``."""
+    return covers(_read_certificate(pki.certificate), host)
 
 
 def describe(folder: Path, *, now: datetime.datetime | None = None) -> list[str]:

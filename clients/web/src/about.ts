@@ -15,6 +15,8 @@ export interface About {
   readonly config: Config;
   /** How many shares of demo data there are to have. */
   readonly shards: number;
+  /** The start of the SHA-256 of the server's authority, empty if it names none: what who joins signs for. */
+  readonly authority: string;
 }
 
 /** What a server says that no phone can work with. */
@@ -39,7 +41,7 @@ export function readAbout(said: unknown): About {
   if (typeof fingerprint !== "string" || !/^[0-9a-f]{64}$/.test(fingerprint))
     throw new AboutError("the transfer set has no fingerprint");
   if (typeof config !== "object" || config === null) throw new AboutError("the server names no settings of its run");
-  const names = about["class_names"];
+  const [names, authority] = [about["class_names"], about["authority"]];
   const named = Array.isArray(names) && names.length === classes ? names.map(String) : [];
   return {
     name: String(about["name"] ?? "run").slice(0, 80),
@@ -51,6 +53,7 @@ export function readAbout(said: unknown): About {
     fingerprint,
     config: config as Config,
     shards: whole(shards, 0, 1_000_000) ? shards : 0,
+    authority: typeof authority === "string" ? authority.slice(0, 64) : "",
   };
 }
 

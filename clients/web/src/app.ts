@@ -180,7 +180,8 @@ async function enter(): Promise<void> {
   if (!key) await store.put({ key: (key = await newKey()), device: crypto.randomUUID() });
   const code = await store.get<string>("code");
   if (!code) throw new Refused(403, null, words.welcome.uninvited);
-  const id = await register({ code, key, name: `phone-${crypto.randomUUID().slice(0, 4)}` });
+  const { authority } = state.about!;
+  const id = await register({ code, key, name: `phone-${crypto.randomUUID().slice(0, 4)}`, authority });
   await store.put({ id, code: undefined });
 }
 

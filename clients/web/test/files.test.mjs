@@ -17,6 +17,7 @@ const about = page.readAbout({
   fingerprint: vectors.transfer.fingerprint,
   config: {},
   shards: 0,
+  authority: "",
 });
 
 test("arrays of every kind are read as Python wrote them", async () => {

@@ -1,5 +1,7 @@
 // A node, and a server in memory that speaks Fleet: nothing is lost when lines break, pages reload and servers lie.
 import assert from "node:assert/strict";
+import { createVerify } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { page } from "./support.mjs";
 
@@ -371,12 +373,50 @@ test("joining gives a number, or one line that says why not", async () => {
     now: () => NOW,
     wait: async () => {},
   });
-  const guest = { code: "abc", key, name: "phone" };
+  const guest = { code: "abc", key, name: "phone", authority: "00ff" };
   assert.equal(
     await page.register(guest, "", around(200, '{"node_id": "18364758544493064720"}')),
     "18364758544493064720",
   );
-  assert.deepEqual(asked[0], ["/fedkd/join", { code: "abc", key: await page.pem(key), name: "phone" }]);
+  const [where, { time, proof, ...rest }] = asked[0];
+  assert.deepEqual([where, rest], ["/fedkd/join", { code: "abc", key: await page.pem(key), name: "phone" }]);
+  assert.equal(Date.parse(time), NOW);
+  assert.ok(proves(rest.key, await page.statement(time, "abc", rest.key, "00ff"), proof));
   await assert.rejects(page.register(guest, "", around(403, '{"error": "used already"}')), /used already/);
   await assert.rejects(page.register(guest, "", around(200, '{"node_id": 5}')), /no number/);
+});
+
+const proves = (pem, statement, proof) => createVerify("SHA256").update(statement).verify(pem, proof, "base64");
+
+test("what shows that a phone has its key is what Python writes and checks", async () => {
+  const { code, key: pem, time, authority, statement, proof } = JSON.parse(
+    readFileSync(new URL("../../../tests/vectors/join.json", import.meta.url)),
+  );
+  assert.equal(await page.statement(time, code, pem, authority), statement);
+  assert.ok(proves(pem, statement, proof));
+  const shown = await page.joining(key, code, authority, Date.parse(time));
+  assert.equal(Date.parse(shown.time), Date.parse(time));
+  assert.ok(proves(shown.key, await page.statement(shown.time, code, shown.key, authority), shown.proof));
+  assert.ok(!proves(shown.key, await page.statement(shown.time, code, shown.key, "another server"), shown.proof));
+});
+
+test("a phone whose clock is off joins by the server's, and asks no third time", async () => {
+  for (const [skew, status, times] of [
+    [0, 403, 1],
+    [3_600_000, 200, 2],
+    [3_600_000, 403, 2],
+  ]) {
+    const asked = [];
+    const fetch = async (_, { body }) => {
+      asked.push(Date.parse(JSON.parse(body).time));
+      const date = new Date(NOW + skew).toUTCString();
+      const good = status === 200 && Math.abs(asked.at(-1) - NOW - skew) < 2000;
+      return new Response(good ? '{"node_id": "5"}' : '{"error": "no"}', { status: good ? 200 : 403, headers: { date } });
+    };
+    const guest = { code: "abc", key, name: "phone", authority: "" };
+    const joined = page.register(guest, "", { fetch, now: () => NOW, wait: async () => {} });
+    if (status === 200) assert.equal(await joined, "5");
+    else await assert.rejects(joined, /no/);
+    assert.equal(asked.length, times);
+  }
 });

@@ -113,6 +113,8 @@ test("a server that says nonsense of its run is not believed", () => {
   assert.throws(() => page.readAbout(null), page.AboutError);
   assert.deepEqual(page.readAbout({ ...said, class_names: ["x"] }).classNames, ["0", "1", "2"]);
   assert.equal(page.readAbout({ ...said, shards: -1 }).shards, 0);
+  assert.equal(page.readAbout({ ...said, authority: "00ff" }).authority, "00ff");
+  for (const authority of [undefined, null, 7]) assert.equal(page.readAbout({ ...said, authority }).authority, "");
 });
 
 test("settings that change what leaves are not those that were agreed to", () => {

@@ -88,15 +88,15 @@ var encoder = new TextEncoder();
 var decoder2 = new TextDecoder("utf-8", { fatal: true });
 var NOTHING = new Uint8Array(0);
 
-// src/identity.ts
-var encoder2 = new TextEncoder();
-
 // src/objects.ts
 var LARGE = 4 * 1024 * 1024;
 var CHUNK = 5 * 1024 * 1024;
 var MOST = 512 * 1024 * 1024;
-var encoder3 = new TextEncoder();
+var encoder2 = new TextEncoder();
 var decoder3 = new TextDecoder();
+
+// src/identity.ts
+var encoder3 = new TextEncoder();
 
 // src/fleet.ts
 var MOST2 = 64 * 1024 * 1024;
@@ -693,7 +693,8 @@ async function enter() {
   if (!key) await store.put({ key: key = await newKey(), device: crypto.randomUUID() });
   const code = await store.get("code");
   if (!code) throw new Refused2(403, null, words.welcome.uninvited);
-  const id = await register({ code, key, name: `phone-${crypto.randomUUID().slice(0, 4)}` });
+  const { authority } = state.about;
+  const id = await register({ code, key, name: `phone-${crypto.randomUUID().slice(0, 4)}`, authority });
   await store.put({ id, code: void 0 });
 }
 async function work() {

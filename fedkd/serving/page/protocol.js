@@ -16,7 +16,7 @@ function readAbout(said) {
   if (typeof fingerprint2 !== "string" || !/^[0-9a-f]{64}$/.test(fingerprint2))
     throw new AboutError("the transfer set has no fingerprint");
   if (typeof config !== "object" || config === null) throw new AboutError("the server names no settings of its run");
-  const names2 = about["class_names"];
+  const [names2, authority] = [about["class_names"], about["authority"]];
   const named = Array.isArray(names2) && names2.length === classes ? names2.map(String) : [];
   return {
     name: String(about["name"] ?? "run").slice(0, 80),
@@ -27,7 +27,8 @@ function readAbout(said) {
     rows,
     fingerprint: fingerprint2,
     config,
-    shards: whole(shards, 0, 1e6) ? shards : 0
+    shards: whole(shards, 0, 1e6) ? shards : 0,
+    authority: typeof authority === "string" ? authority.slice(0, 64) : ""
   };
 }
 var FREE = /* @__PURE__ */ new Set([
@@ -91,9 +92,9 @@ function tensor(bytes2, kind, shape, name) {
   return { shape, data: Int32Array.from({ length: n }, (_, k) => at[kind](k)) };
 }
 function half(bits) {
-  const sign = bits & 32768 ? -1 : 1, exponent = bits >> 10 & 31, rest = bits & 1023;
-  if (exponent === 31) return rest ? NaN : sign * Infinity;
-  return sign * (exponent ? 2 ** (exponent - 15) * (1 + rest / 1024) : 2 ** -14 * (rest / 1024));
+  const sign2 = bits & 32768 ? -1 : 1, exponent = bits >> 10 & 31, rest = bits & 1023;
+  if (exponent === 31) return rest ? NaN : sign2 * Infinity;
+  return sign2 * (exponent ? 2 ** (exponent - 15) * (1 + rest / 1024) : 2 ** -14 * (rest / 1024));
 }
 function safetensors(bytes2) {
   const view = new DataView(bytes2.buffer, bytes2.byteOffset, bytes2.byteLength);
@@ -402,40 +403,6 @@ function readValue({ number, value }) {
 }
 var unzigzag = (value) => value >> 1n ^ -(value & 1n);
 
-// src/identity.ts
-var ALGORITHM = { name: "ECDSA", namedCurve: "P-256" };
-var encoder2 = new TextEncoder();
-var newKey = () => crypto.subtle.generateKey(ALGORITHM, false, ["sign", "verify"]);
-var base64 = (data) => btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
-async function pem(key) {
-  const body = base64(new Uint8Array(await crypto.subtle.exportKey("spki", key.publicKey)));
-  return `-----BEGIN PUBLIC KEY-----
-${(body.match(/.{1,64}/g) ?? []).join("\n")}
------END PUBLIC KEY-----
-`;
-}
-function der(raw) {
-  const half2 = raw.length / 2;
-  const whole2 = (part) => {
-    const start = Math.min(part.findIndex((byte) => byte !== 0) >>> 0, part.length - 1);
-    const value = part.subarray(start);
-    const padded = value[0] & 128 ? join(Uint8Array.of(0), value) : value;
-    return join(Uint8Array.of(2, padded.length), padded);
-  };
-  const both = join(whole2(raw.subarray(0, half2)), whole2(raw.subarray(half2)));
-  return join(Uint8Array.of(48, both.length), both);
-}
-async function headers(key, publicKey, now) {
-  const timestamp = new Date(now).toISOString().replace("Z", "+00:00");
-  const raw = await crypto.subtle.sign({ name: "ECDSA", hash: "SHA-256" }, key.privateKey, encoder2.encode(timestamp));
-  return {
-    "content-type": "application/protobuf",
-    "flwr-public-key": base64(encoder2.encode(publicKey)),
-    "flwr-timestamp": timestamp,
-    "flwr-signature": base64(der(new Uint8Array(raw)))
-  };
-}
-
 // src/objects.ts
 var ObjectError = class extends Error {
 };
@@ -443,7 +410,7 @@ var LARGE = 4 * 1024 * 1024;
 var CHUNK = 5 * 1024 * 1024;
 var STYPE = "fedkd.frame";
 var MOST = 512 * 1024 * 1024;
-var encoder3 = new TextEncoder();
+var encoder2 = new TextEncoder();
 var decoder3 = new TextDecoder();
 async function sha256(data) {
   const digest = await crypto.subtle.digest("SHA-256", data);
@@ -452,7 +419,7 @@ async function sha256(data) {
 async function pack(type, body, children = []) {
   const unique = [...new Map(children.map((child) => [child.tree.id, child])).values()];
   const head = `${type} ${unique.map((child) => child.tree.id).join(",")} ${body.length}\0`;
-  const content2 = join(encoder3.encode(head), body);
+  const content2 = join(encoder2.encode(head), body);
   const id = await sha256(content2);
   const parts = new Map(unique.flatMap((child) => [...child.parts]));
   return { tree: { id, children: unique.map((child) => child.tree) }, parts: parts.set(id, content2) };
@@ -472,7 +439,7 @@ function spaced(value) {
 }
 async function dict(type, members2) {
   const names2 = Object.fromEntries(Object.entries(members2).map(([name, piece]) => [name, piece.tree.id]));
-  return pack(type, encoder3.encode(spaced(names2)), Object.values(members2));
+  return pack(type, encoder2.encode(spaced(names2)), Object.values(members2));
 }
 async function large(frame) {
   const chunks = [];
@@ -485,7 +452,7 @@ async function large(frame) {
     stype: STYPE,
     arraychunk_ids: chunks.map((chunk) => unique.indexOf(chunk.tree.id))
   };
-  const array = await pack("Array", encoder3.encode(spaced(about)), chunks);
+  const array = await pack("Array", encoder2.encode(spaced(about)), chunks);
   return dict("ArrayRecord", { frame: array });
 }
 async function message(metadata, name, record, frame = null) {
@@ -537,6 +504,52 @@ function read(array, part) {
   if (chunks.reduce((sum, chunk) => sum + chunk.length, 0) > MOST)
     throw new ObjectError(`a frame of more than ${MOST} bytes`);
   return join(...chunks);
+}
+
+// src/identity.ts
+var ALGORITHM = { name: "ECDSA", namedCurve: "P-256" };
+var encoder3 = new TextEncoder();
+var newKey = () => crypto.subtle.generateKey(ALGORITHM, false, ["sign", "verify"]);
+var base64 = (data) => btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
+async function pem(key) {
+  const body = base64(new Uint8Array(await crypto.subtle.exportKey("spki", key.publicKey)));
+  return `-----BEGIN PUBLIC KEY-----
+${(body.match(/.{1,64}/g) ?? []).join("\n")}
+-----END PUBLIC KEY-----
+`;
+}
+function der(raw) {
+  const half2 = raw.length / 2;
+  const whole2 = (part) => {
+    const start = Math.min(part.findIndex((byte) => byte !== 0) >>> 0, part.length - 1);
+    const value = part.subarray(start);
+    const padded = value[0] & 128 ? join(Uint8Array.of(0), value) : value;
+    return join(Uint8Array.of(2, padded.length), padded);
+  };
+  const both = join(whole2(raw.subarray(0, half2)), whole2(raw.subarray(half2)));
+  return join(Uint8Array.of(48, both.length), both);
+}
+var iso = (milliseconds) => new Date(milliseconds).toISOString().replace("Z", "+00:00");
+async function sign(key, text2) {
+  const raw = await crypto.subtle.sign({ name: "ECDSA", hash: "SHA-256" }, key.privateKey, encoder3.encode(text2));
+  return base64(der(new Uint8Array(raw)));
+}
+async function statement(when, code, publicKey, authority) {
+  const hashed = (text2) => sha256(encoder3.encode(text2));
+  return ["fedkd join", when, await hashed(code), await hashed(publicKey), authority].join("\n");
+}
+async function joining(key, code, authority, now) {
+  const [time, publicKey] = [iso(now), await pem(key)];
+  return { key: publicKey, time, proof: await sign(key, await statement(time, code, publicKey, authority)) };
+}
+async function headers(key, publicKey, now) {
+  const timestamp = iso(now);
+  return {
+    "content-type": "application/protobuf",
+    "flwr-public-key": base64(encoder3.encode(publicKey)),
+    "flwr-timestamp": timestamp,
+    "flwr-signature": await sign(key, timestamp)
+  };
 }
 
 // src/fleet.ts
@@ -686,8 +699,8 @@ function reason(data) {
     return { code: null, line: "" };
   }
 }
-async function register(invitation, base = "", around = surroundings) {
-  const { code, key, name } = invitation;
+async function register(invitation, base = "", around = surroundings, offset = 0) {
+  const { code, key, name, authority } = invitation;
   let response, data;
   try {
     response = await around.fetch(`${base}/fedkd/join`, {
@@ -697,12 +710,14 @@ async function register(invitation, base = "", around = surroundings) {
       credentials: "omit",
       redirect: "error",
       signal: AbortSignal.timeout(TIMEOUT),
-      body: JSON.stringify({ code, key: await pem(key), name })
+      body: JSON.stringify({ code, name, ...await joining(key, code, authority, around.now() + offset) })
     });
     data = new Uint8Array(await response.arrayBuffer());
   } catch (error) {
     throw new Unreachable(`no answer: ${error.message}`);
   }
+  const moved = Date.parse(response.headers.get("date") ?? "") + 500 - around.now();
+  if (response.status === 403 && !offset && Math.abs(moved) > 2e3) return register(invitation, base, around, moved);
   if (!response.ok)
     throw new Refused(
       response.status,
@@ -1223,6 +1238,7 @@ export {
   heartbeatResponse,
   inverted,
   join,
+  joining,
   mayWork,
   memoryStore,
   message,
@@ -1257,6 +1273,7 @@ export {
   sameRun,
   sha256,
   shrink,
+  statement,
   surroundings,
   unpack,
   wantsNegative,

@@ -1,0 +1,46 @@
+"""A run has its folder to itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedkd.config import resolve
+from fedkd.errors import FedkdError
+from fedkd.execution import alone, execute
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_two_runs_of_one_name_are_not_both_run(tmp_path):
+    path = tmp_path / "runs" / "tw"
+    ran = []
+    with alone(path), pytest.raises(FedkdError, match="another process is running 'tw': choose another name"):
+        execute(resolve(environ={}), path, lambda settings, where: ran.append(where))
+    assert (ran, list(path.iterdir())) == ([], [])
+
+
+def test_another_process_is_kept_out_and_let_in_when_it_is_over(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from fedkd.execution import alone\n"
+        "with alone(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(FedkdError, match="another process"), alone(tmp_path / "run"):
+            pass
+        other.kill()  # whatever way it ends
+        other.wait()
+        with alone(tmp_path / "run"):
+            pass
+
+
+def test_a_name_that_was_taken_in_the_meantime_is_left_as_it_is(tmp_path):
+    path = tmp_path / "tw"
+    path.mkdir()
+    (path / "config.toml").write_text("rounds = 3")
+    with pytest.raises(FedkdError, match="run 'tw' exists already"):
+        execute(resolve(environ={}), path, lambda settings, where: pytest.fail("it ran"))
+    assert (path / "config.toml").read_text() == "rounds = 3"
