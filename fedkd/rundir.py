@@ -129,9 +129,21 @@ def find(path: Path) -> RunDirectory:
     for candidate in (path, Path("runs") / path):
         if (candidate / "config.toml").exists():
             return RunDirectory(candidate)
-    siblings = [p.parent.name for p in Path("runs").glob("*/config.toml")]
-    known = f" Runs here: {', '.join(sorted(siblings)[:8])}." if siblings else " No runs here yet; try: fedkd run"
-    raise FedkdError(f"no run {str(path)!r}.{did_you_mean(path.name, siblings)}{known}")
+    runs, sweeps = runs_here(Path("runs"))
+    known = f" Runs here: {some(runs)}." if runs else "" if sweeps else " No runs here yet; try: fedkd run"
+    known += f" Sweeps here, with runs in them: {some(sweeps)}." if sweeps else ""
+    raise FedkdError(f"no run {str(path)!r}.{did_you_mean(path.name, runs)}{known}")
+
+
+def runs_here(root: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the runs below ``root``, and of the sweeps, which are folders of runs."""
+    sweeps = {file.parent.parent.name for file in root.glob("*/*/config.toml")}
+    return sorted(file.parent.name for file in root.glob("*/config.toml")), sorted(sweeps)
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first of ``names``, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def next_run(root: Path, stem: str) -> Path:

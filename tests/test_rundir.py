@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fedkd.config import Config
+from fedkd.errors import FedkdError
+from fedkd.files import write_atomic
 from fedkd.flower.strategy import _flwr_run
-from fedkd.rundir import DEPLOYMENT, REPLAY, RunDirectory
+from fedkd.rundir import DEPLOYMENT, REPLAY, RunDirectory, find
 
 
 def test_what_began_a_run_is_noted_once_and_stays(tmp_path):
@@ -66,3 +69,16 @@ def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path):
     directory.begin(Config())
     assert not directory.ballots.exists() and not directory.metrics.exists()
     assert list(directory.clients.iterdir()) == []
+
+
+def test_a_run_that_is_not_there_is_told_with_the_runs_and_sweeps_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FedkdError, match="No runs here yet; try: fedkd run"):
+        find(Path("own"))
+    write_atomic(Path("runs/grid/mean-seed-0/config.toml"), b"")
+    with pytest.raises(FedkdError, match=r"no run 'own'\. Sweeps here, with runs in them: grid\.$"):
+        find(Path("own"))
+    for i in range(13):
+        write_atomic(Path(f"runs/run-{i:02d}/config.toml"), b"")
+    with pytest.raises(FedkdError, match=r"Runs here: run-00, .*, run-07 and 5 more\. Sweeps here, with"):
+        find(Path("own"))
