@@ -187,7 +187,7 @@ def test_a_node_joins_a_served_run_over_tls_by_a_code_that_works_once(tmp_path, 
         node.until("online")
         late = warm(tmp_path / "late", url[0], 0)
         assert late.process.wait(60) == 2
-        assert "error /fedkd/join: the server says no (403)" in late.said()
+        assert "not joined: this join code is used up" in late.said()
         assert node.process.wait(120) == 0, node.said()
         assert "round 1  answered" in node.said()
         assert server.wait(60) == 0, log.read_text()

@@ -428,7 +428,7 @@ def test_a_run_config_of_nonsense_is_refused(trial, port):
     with trial.living(port):
         until(lambda: trial.fleet.keys)
         _, (_, _, _, error) = trial.answer_to(trial.ask())
-    assert error.startswith("ConfigError: rounds = 0")
+    assert error.startswith("ConfigError: rounds must be at least 1, got 0")
 
 
 # The folder.

@@ -115,8 +115,8 @@ FLAGS = {"DELTA", "RANGE", "ZSTD", "TAUGHT"}
 """How the rest is written, all of it settings or what arrived before."""
 TYPES = {"query.release"}
 ANSWER = {"frame": "a Release", "accuracy": "only with protect = none and evaluate"}
-REPLY = {"round", "client", "frame", "error", "accuracy", "bytes_up", "latency", "asked_as"}
-"""What the server makes of an answer: no more than came in it, its size and its time."""
+REPLY = {"round", "client", "frame", "error", "accuracy", "bytes_up", "latency", "asked_as", "node"}
+"""What the server makes of an answer: no more than came in it, its size, its time and the node that it came from."""
 ROW = {"status", "bytes_up", "bytes_down", "local", "error"}
 """What is told of a client that hides something; ``local`` is then None."""
 MEASURED = {
