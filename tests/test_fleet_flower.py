@@ -132,10 +132,15 @@ def test_nodes_that_die_when_they_have_answered_have_answered(tmp_path, warm):
             nodes = [warm(tmp_path / f"node-{k}", f"http://127.0.0.1:{port}/", k) for k in range(2)]
             for node in nodes:
                 node.until("online")
-            run = center.link.submit(ROOT, config.to_run_config())
-            nodes[0].until("round 1  answered")
-            nodes[0].end(signal.SIGKILL)
-            nodes[0].again()
+            nodes[1].process.send_signal(signal.SIGSTOP)  # so that the next question does not come while the other dies
+            try:
+                run = center.link.submit(ROOT, config.to_run_config())
+                nodes[0].until("round 1  answered")
+                nodes[0].end(signal.SIGKILL)
+                nodes[0].again()
+                nodes[0].until("online", times=2)
+            finally:
+                nodes[1].process.send_signal(signal.SIGCONT)
             for node in nodes:
                 node.until("round 2  answered")
                 node.end(signal.SIGKILL)
