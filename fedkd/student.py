@@ -62,9 +62,11 @@ def load(run: str | Path) -> Student:
         seed=config.seed,
     )
     state, header = load_arrays(directory.student)
+    if header.get("architecture") != model.architecture:
+        raise CheckpointError(
+            f"{directory.student} holds {header.get('architecture')}, {directory.config} says {model.architecture}"
+        )
     model.load(state)
-    if header.get("architecture") not in (None, model.architecture):
-        raise CheckpointError(f"{directory.student} holds {header['architecture']}, the run says {model.architecture}")
     set_threads(config.threads)
     names = [str(name) for name in data.get("class_names") or []]
     return Student(model, shape, tuple(names or map(str, range(int(data["classes"])))))

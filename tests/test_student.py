@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 
 import fedkd
 from fedkd.commands.main import app
-from fedkd.errors import ConfigError, DataError, FedkdError
+from fedkd.errors import CheckpointError, ConfigError, DataError, FedkdError
 from fedkd.federation import federation
 
 QUICK = {"rounds": 1, "clients": 3, "learner": "logistic", "student": "mlp", "local_epochs": 1, "distill_epochs": 5,
@@ -112,6 +114,18 @@ def test_a_run_without_a_student_says_why(tmp_path):
     (tmp_path / "none" / "summary.json").unlink()
     with pytest.raises(FedkdError, match="has not finished"):
         fedkd.load(tmp_path / "none")
+
+
+def test_a_student_of_another_kind_than_the_settings_say_is_not_loaded(ran, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(ran[0], other)
+    config = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(config.replace('student = "mlp"', 'student = "cnn"'))
+    summary = json.loads((other / "summary.json").read_text())
+    summary["config"]["student"] = "cnn"
+    (other / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(CheckpointError, match=r"student.safetensors holds mlp.* says cnn"):
+        fedkd.load(other)
 
 
 def test_using_fedkd_from_python_loads_nothing_before_it_is_needed():
