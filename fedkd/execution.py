@@ -17,12 +17,8 @@ from rich.console import Console
 from fedkd.config import Config, Resolved
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.files import write_atomic
+from fedkd.locks import Busy, lock
 from fedkd.rundir import RunDirectory, next_run
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a run that was ended by SIGTERM, as a shell would report it."""
@@ -101,22 +97,18 @@ def alone(path: Path) -> Iterator[None]:
     """Make the folder of a run and keep every other process from running in it until this one has ended."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY)  # closed in programs that this one starts
     except OSError as error:
         raise FedkdError(f"cannot write to {short(path)}: {error.strerror}") from None
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FedkdError(
-                    f"another process is running {path.name!r}: choose another name, or wait until it has ended"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+    with contextlib.ExitStack() as held:
+        try:
+            held.callback(os.close, lock(path))
+        except Busy:
+            raise FedkdError(
+                f"another process is running {path.name!r}: choose another name, or wait until it has ended"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
         yield
-    finally:
-        os.close(handle)
 
 
 class Terminated(KeyboardInterrupt):

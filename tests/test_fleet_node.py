@@ -1,6 +1,7 @@
 """The life of a resident node, against a Fleet API in this process: what it answers, survives and refuses."""
 
 import dataclasses
+import os
 import threading
 
 import numpy as np
@@ -435,7 +436,11 @@ def test_a_run_config_of_nonsense_is_refused(trial, port):
 
 
 def test_two_processes_cannot_be_one_node(trial):
-    with trial.home.locked(), pytest.raises(ConfigError, match="another process is the node"), trial.home.locked():
+    with (
+        trial.home.locked(),
+        pytest.raises(ConfigError, match=f"another process .{os.getpid()}. is the node"),
+        trial.home.locked(),
+    ):
         pass
 
 

@@ -16,13 +16,9 @@ from fedkd.dataset import fingerprint
 from fedkd.envelope import Records, Value
 from fedkd.errors import CheckpointError, ConfigError, DataError
 from fedkd.files import load_arrays, save_arrays, write_atomic
+from fedkd.locks import Busy, lock
 from fedkd.records import TransferSet
 from fedkd.site import Common
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nobody else is kept out
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -74,15 +70,14 @@ class Home:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             os.chmod(self.path, 0o700)
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            handle = lock(self.path / "lock")
+        except Busy as busy:
+            raise ConfigError(
+                f"another process ({busy.holder}) is the node in {self.path}; give one of them --home"
+            ) from None
         except OSError as error:
             raise ConfigError(f"cannot write to the node's folder {self.path}: {error.strerror}") from None
         try:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise ConfigError(f"another process is the node in {self.path}; give one of them --home") from None
             yield
         finally:
             os.close(handle)  # and the lock goes with it

@@ -22,13 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedkd import locks
 from fedkd.errors import LedgerError, PrivacyError
 from fedkd.files import write_atomic
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Body = dict[str, Any]
 LOG, HEAD, LOCK = "ledger.jsonl", "head.json", "lock"
@@ -229,23 +225,14 @@ def one_line(path: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    if fcntl is None:
+    if not locks.KNOWN:
         raise PrivacyError("a ledger needs the file locks of a POSIX system, or two processes could spend one budget")
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(handle, 0)
-        _write(handle, str(os.getpid()).encode())
-    except BlockingIOError:
-        holder = os.pread(handle, 20, 0).decode(errors="replace") or "unknown"
-        os.close(handle)
+        return locks.lock(folder / LOCK)
+    except locks.Busy as busy:
         raise PrivacyError(
-            f"the ledger in {folder} is in use by process {holder}: one process writes at a time"
+            f"the ledger in {folder} is in use by process {busy.holder}: one process writes at a time"
         ) from None
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
 
 
 def _fault(

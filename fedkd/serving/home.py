@@ -12,16 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedkd import locks
 from fedkd.errors import FedkdError
 from fedkd.files import write_atomic
 from fedkd.serving.gate import Traffic, snapshot, state_of
 from fedkd.serving.invites import LIFETIME, Registry
 from fedkd.serving.pki import pin
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 EARLIER = ("heard", "address", "calls", "bytes_in", "bytes_out", "refused", "speed", "client", "rounds", "last")
 """What is kept of a node that was here when the server last ran."""
@@ -114,30 +110,21 @@ class Terms:
 @contextlib.contextmanager
 def held(home: Home) -> Iterator[Registry]:
     """Hold ``home`` for one server; yield its registry. Raises :class:`FedkdError` if another server has it."""
+    if not locks.KNOWN:
+        raise FedkdError("a server needs the file locks of a POSIX system, or two could share one home")
     try:
         home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(home.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = locks.lock(home.folder / "lock")
+    except locks.Busy as busy:
+        raise FedkdError(
+            f"another server has {home.folder} (process {busy.holder}): end it, or give --home another folder"
+        ) from None
     except OSError as error:
         raise FedkdError(f"cannot write {error.filename or home.folder}: {error.strerror}") from None
     try:
-        _hold(handle, home.folder)
         yield Registry(home.registry)
     finally:
         os.close(handle)
-
-
-def _hold(handle: int, folder: Path) -> None:
-    if fcntl is None:
-        raise FedkdError("a server needs the file locks of a POSIX system, or two could share one home")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(handle, 20, 0).decode(errors="replace") or "unknown"
-        raise FedkdError(
-            f"another server has {folder} (process {holder}): end it, or give --home another folder"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
 
 
 def listening(host: str, port: int) -> socket.socket:

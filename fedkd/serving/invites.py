@@ -21,13 +21,9 @@ from pathlib import Path
 
 from fedkd.errors import AdmissionError, FedkdError, did_you_mean
 from fedkd.files import write_atomic
+from fedkd.locks import lock
 from fedkd.serving.pki import public_pem
 from fedkd.units import seconds
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LIFETIME = 3600.0
 """Seconds that a join code is good for."""
@@ -296,10 +292,8 @@ def _read(path: Path) -> Roll:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = lock(path.with_suffix(".lock"), wait=True)
     try:
-        if fcntl is not None:  # without it: one process at a time, please
-            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
