@@ -1,6 +1,5 @@
 """Figures of a run in TensorBoard and MLflow: what they get, once, and while the run goes on."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -234,9 +233,6 @@ def test_a_server_that_is_not_there_is_one_line_without_the_password(fake_mlflow
     assert without_password("sqlite:///a@b.db") == "sqlite:///a@b.db"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("mlflow") is None, reason="mlflow-skinny is not installed (fedkd[monitor])"
-)
 def test_a_real_mlflow_shows_what_was_published(tmp_path):
     path = run_directory(tmp_path / "a", rounds=2)
     code = f"""
