@@ -32,8 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = "FEDKD_BENCHMARK_NODE"
 LOOK, IDLE = 0.1, 10.0
 KINDS = ("warm", "stock")
-LEARNERS = ("linear", "logistic", "mlp")
-"""Models in numpy, scikit-learn and torch."""
+LEARNERS = ("linear", "logistic", "onnx", "mlp")
+"""Models in numpy, scikit-learn, ONNX Runtime (a tiny network under a head in numpy) and torch."""
+OWN = {"onnx": f"onnx(path='{ROOT}/tests/vectors/bands.onnx', output='hidden')"}
+"""What the node's owner chooses instead of the run's learner, since a run cannot name a file of a device."""
 
 
 def config_of(learner: str, output: Path) -> Config:
@@ -41,7 +43,7 @@ def config_of(learner: str, output: Path) -> Config:
     return Config(
         clients=1,
         rounds=4,
-        learner=learner,
+        learner="linear" if learner in OWN else learner,
         student="none",
         partition="iid",
         local_epochs=1,
@@ -92,13 +94,16 @@ class Watch:
 
 
 @contextlib.contextmanager
-def node(kind: str, address: str, config: Config, folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def node(
+    kind: str, learner: str, address: str, config: Config, folder: Path, environment: dict[str, str]
+) -> Iterator[None]:
     """Run one node of ``kind`` with share 0 of the data; it ends with the context."""
     shared = shared_data(config)
     x, y = shared.private(0)
     mine = folder / "mine.npz"
     np.savez(mine, x=x[::2], y=y[::2])
     own: dict[str, Any] = {"data": f"npz:{mine}", "partition-id": 0, "state-dir": str(folder / "state")}
+    own |= {"learner": OWN[learner]} if learner in OWN else {}
     log = folder / "node.log"
     if kind == "warm":
         home = Home(folder / "home")
@@ -132,7 +137,7 @@ def measure(kind: str, learner: str) -> dict[str, Any]:
         own = {**environment, MARK: mark, "PYTHONPATH": str(ROOT) if kind == "warm" else environment["PYTHONPATH"]}
         with launch.superlink(folder / "link", environment) as address:
             link = launch.Flwr(folder / "link", environment, address)
-            with node(kind, address, config, folder, own):
+            with node(kind, learner, address, config, folder, own):
                 watch = Watch(mark)
                 lines: list[str] = []
                 run = link.submit(ROOT, config.to_run_config())
