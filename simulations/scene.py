@@ -72,12 +72,16 @@ class Direct:
         return replies
 
 
-def play(preset: str, **settings: Any) -> list[RoundReport]:
-    """Run ``preset`` with ``settings`` in this process; return a report a round. Bytes are those of frames alone."""
-    return run(Config.read({**resolve(preset=preset, environ={}).config.model_dump(), **settings}, where="simulation"))
+def play(preset: str, *, local: bool = True, **settings: Any) -> list[RoundReport]:
+    """Run ``preset`` with ``settings`` in this process; return a report a round. Bytes are those of frames alone.
+
+    ``local`` says whether clients, too, measure their models on the test set, which takes a while if they are many.
+    """
+    config = Config.read({**resolve(preset=preset, environ={}).config.model_dump(), **settings}, where="simulation")
+    return run(config, local=local)
 
 
-def run(config: Config, *, present: Present = always) -> list[RoundReport]:
+def run(config: Config, *, present: Present = always, local: bool = True) -> list[RoundReport]:
     """Run ``config`` in this process; return a report a round."""
     shared = federation(config.data, config.transfer, config.partition, config.clients, config.seed)
     set_threads(config.threads)
@@ -89,7 +93,7 @@ def run(config: Config, *, present: Present = always) -> list[RoundReport]:
                 y=y,
                 classes=shared.dataset.classes,
                 transfer=shared.transfer,
-                test=shared.test() if config.evaluate else None,
+                test=shared.test() if config.evaluate and local else None,
                 state=Path(folder) / f"{k}.safetensors",
             )
             for k, (x, y) in ((k, shared.private(k)) for k in range(config.clients))

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from fedkd.config import Config
+from fedkd.events import Gaussian
+from fedkd.privacy.noise import SeededEntropy
 from simulations.baselines import average, mean_logits, play_weights
 from simulations.papers import fedavg
+from simulations.private_baselines import Recipe, descend, dp_fedavg, private_average
 
 TINY = {
     "clients": 3, "rounds": 3, "partition": "iid", "learner": "mlp", "student": "mlp", "local_epochs": 3,
@@ -42,3 +45,40 @@ def test_the_table_of_baselines_has_a_line_for_each_round(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[-1].split()[0] == "3"
+
+
+def test_dp_fedavg_by_hand_on_two_clients_and_three_classes():
+    """One row a client, one step from no opinion: a step of 3 moves the own class by 2, others by -1."""
+    v = np.array([[1.0]])
+    shares = [(v, np.array([0])), (v, np.array([1]))]
+    assert descend(np.zeros((1, 3)), v, np.array([0]), 1, 3.0) == pytest.approx(np.array([[2.0, -1.0, -1.0]]))
+    free, event = dp_fedavg(shares, 3, Recipe(1, 1, 3.0, clip=10.0), 0.0, SeededEntropy(np.random.default_rng(0)))
+    assert free == pytest.approx(np.array([[0.5, 0.5, -1.0]]))  # the mean of (2, -1, -1) and (-1, 2, -1)
+    short, _ = dp_fedavg(
+        shares, 3, Recipe(1, 1, 3.0, clip=np.sqrt(6) / 2), 0.0, SeededEntropy(np.random.default_rng(0))
+    )
+    assert short == pytest.approx(free / 2)  # both moves have length sqrt(6)
+    assert event == Gaussian(0.0, 1)
+
+
+def test_the_noise_of_dp_fedavg_is_on_the_sum_and_one_client_moves_it_by_no_more_than_the_clip():
+    clip, noise = 0.5, 2.0
+    updates = [np.full((100, 100), 9.0), np.zeros((100, 100))]
+    silent = private_average(updates, clip, 0.0, SeededEntropy(np.random.default_rng(0)))
+    assert np.linalg.norm(2 * silent) == pytest.approx(clip)
+    noisy = private_average(updates, clip, noise, SeededEntropy(np.random.default_rng(0)))
+    assert np.std(2 * (noisy - silent)) == pytest.approx(noise * clip, rel=0.03)  # of 10,000 draws
+
+
+def test_dp_fedavg_learns_and_noise_costs():
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    v = 2 * np.eye(3)[y] + rng.standard_normal((300, 3))
+    shares = [(v[k::10], y[k::10]) for k in range(10)]
+
+    def right(noise):
+        weights, event = dp_fedavg(shares, 3, Recipe(4, 2, 1.0, 1.0), noise, SeededEntropy(np.random.default_rng(1)))
+        assert event == Gaussian(noise, 4)
+        return np.mean((v @ weights).argmax(axis=1) == y)
+
+    assert right(0.0) > 0.8 > right(300.0)

@@ -1,5 +1,6 @@
 """The linear private learner: what it clips, the noise it adds, and what it says that it did."""
 
+import dataclasses
 import math
 import tracemalloc
 
@@ -335,6 +336,55 @@ def test_the_rows_of_the_transfer_set_are_computed_once_also_for_a_model_that_wa
     monkeypatch.setattr(again, "features", lambda part: pytest.fail("computed again"))
     assert again.predict(x).tobytes() == first.predict(x).tobytes()
     again.distill(x, first.predict(x), w=np.ones(300), rng=generator(1, "distill"))
+
+
+def test_the_rows_of_some_public_inputs_are_those_of_all_and_not_computed_again(monkeypatch):
+    x, y = blobs(300, seed=9)
+    model = seen()
+    model.fit(x[:50] + 1, y[:50], rng=generator(0, "fit"))
+    whole = model.rows(x)
+    asked = np.array([7, 250, 7, 0])
+    computed = []
+    features = model.features
+    monkeypatch.setattr(model, "features", lambda part: computed.append(len(part)) or features(part))
+    assert model.rows(x[asked]).tobytes() == whole[asked].tobytes() and not computed
+    other = x[asked] + np.float32(0.5)
+    assert not np.array_equal(model.rows(other), whole[asked]) and computed == [4]
+    mixed = np.concatenate([x[:2], other])
+    assert np.allclose(model.rows(mixed)[:2], whole[:2], atol=1e-6) and computed == [4, 6]
+    assert model.rows(x[:0]).shape == (0, whole.shape[1])
+
+
+def test_a_transfer_set_with_equal_rows_is_known_again_in_its_order_only(monkeypatch):
+    x = np.concatenate([blobs(50, seed=9)[0]] * 2)
+    first, again, other = make(), make(), make()
+    first.see(x)
+    monkeypatch.setattr(again, "features", lambda part: pytest.fail("computed again"))
+    again.see(x.copy())
+    assert again.space is first.space
+    other.see(x[::-1].copy())
+    assert other.space is not first.space
+
+
+def test_as_many_examples_as_dimensions_are_not_learned_by_heart():
+    """Where a client has as many examples as dimensions, least squares would be at its worst."""
+    rng = np.random.default_rng(5)
+    corners = rng.standard_normal((3, 30))
+
+    def draw(n):
+        y = rng.integers(0, 3, n)
+        return (corners[y] + 2 * rng.standard_normal((n, 30))).astype(np.float32), y
+
+    training = Training(epochs=20)
+    public, (x, y), (x_test, y_test) = draw(400)[0], draw(30), draw(2000)
+    informed, alone = (make("linear(dimensions=30)", shape=(30,), training=training) for _ in range(2))
+    informed.see(public)
+    alone.see(public)
+    alone.space = dataclasses.replace(alone.space, moments=0 * alone.space.moments)  # as if nothing were public
+    for model in (informed, alone):
+        model.fit(x, y, rng=generator(0, "fit"))
+    right = [np.mean(model.predict(x_test).argmax(axis=1) == y_test) for model in (informed, alone)]
+    assert right[0] > right[1] + 0.03
 
 
 def test_seeing_a_transfer_set_needs_little_more_memory_than_its_features():

@@ -9,12 +9,14 @@ noise falls on few directions and on all alike, and the curvature there, by whic
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fedkd.dataset import fingerprint
 from fedkd.errors import CheckpointError, PrivacyError, SpecError
 from fedkd.events import Event, SampledGaussian
 from fedkd.features import CHUNK, SIDE, build, in_pieces
@@ -45,8 +47,42 @@ class Space:
         return _unit((z - self.center) @ self.basis)
 
 
-_SEEN: dict[tuple[str, str, int], tuple[Space, Array]] = {}
-"""The space and the rows (n, d + 1) of the public inputs seen last: the clients of one process share them."""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The public inputs (n, ...) seen last: the place of each by its hash, their space, their rows (n, d + 1) in it."""
+
+    source: weakref.ref[Array]
+    kind: tuple[np.dtype[Any], tuple[int, ...]]
+    places: dict[bytes, int]
+    order: list[int]
+    space: Space
+    rows: Array
+
+    @staticmethod
+    def of(x: Array, space: Space, rows: Array) -> Seen:
+        """Remember ``x``."""
+        places: dict[bytes, int] = {}
+        order = [places.setdefault(name, i) for i, name in enumerate(_names(x))]
+        return Seen(weakref.ref(x), (x.dtype, x.shape[1:]), places, order, space, rows)
+
+    def is_of(self, x: Array) -> bool:
+        """Say whether these are the inputs ``x``, in their order."""
+        return self.source() is x or (len(x) == len(self.rows) and self.find(x) is self.rows)
+
+    def find(self, x: Array) -> Array | None:
+        """Return the rows of ``x`` if all of it was seen, in whatever order."""
+        if (x.dtype, x.shape[1:]) != self.kind:
+            return None
+        places = []
+        for name in _names(x):  # of private inputs the first is unknown already
+            if name not in self.places:
+                return None
+            places.append(self.places[name])
+        return self.rows if places == self.order else self.rows[np.array(places, np.intp)]
+
+
+_SEEN: dict[tuple[str, int], Seen] = {}
+"""What was seen last, by architecture and dimensions: the clients of one process share it."""
 
 
 class LinearLearner:
@@ -91,13 +127,14 @@ class LinearLearner:
     def see(self, x: Array) -> None:
         """Take up PUBLIC inputs ``x`` (n, ...): their leading principal components are what the model works in.
 
-        Starts the model anew, unless it has seen these inputs before.
+        Starts the model anew, unless it has seen these inputs before. Nobody may change ``x`` after that.
         """
-        key = self._key(x)
-        if key not in _SEEN:
+        known = _SEEN.get((self.architecture, self.dimensions))
+        if known is None or not known.is_of(x):
             _SEEN.clear()  # one transfer set at a time is what a process serves
-            _SEEN[key] = _space(self._features(x), self.dimensions)
-        space = _SEEN[key][0]
+            known = Seen.of(x, *_space(self._features(x), self.dimensions))
+            _SEEN[self.architecture, self.dimensions] = known
+        space = known.space
         if self.space is not None and np.array_equal(space.basis, self.space.basis):
             return
         self.space = space
@@ -185,7 +222,7 @@ class LinearLearner:
         weights = state.get("weights", np.empty(0))
         if weights.shape != (width + 1, self.classes) or (space and len(space.basis) != self._width):
             raise CheckpointError(f"this state is not one of {self.architecture}: weights of shape {weights.shape}")
-        same = (one for one, _ in _SEEN.values() if space and np.array_equal(one.basis, space.basis))
+        same = (one.space for one in _SEEN.values() if space and np.array_equal(one.space.basis, space.basis))
         self.space = next(same, space)  # whose rows are known
         self.weights, self.tainted = weights, bool(state.get("tainted", True))
         self.parameters = weights.size
@@ -198,14 +235,8 @@ class LinearLearner:
         return self.space.rows(self._features(x)) if known is None else known
 
     def _known(self, x: Array) -> Array | None:
-        """Return the rows of the public inputs seen last, if ``x`` is those."""
-        if any(self.space is space and len(x) == len(v) for space, v in _SEEN.values()):
-            seen = _SEEN.get(self._key(x))
-            return None if seen is None else seen[1]
-        return None
-
-    def _key(self, x: Array) -> tuple[str, str, int]:
-        return fingerprint(x), self.architecture, self.dimensions
+        """Return the rows of ``x`` if it is of the public inputs seen last: all of them, or those that a round asks."""
+        return next((seen.find(x) for seen in _SEEN.values() if seen.space is self.space), None)
 
     def _features(self, x: Array) -> Array:
         return in_pieces(self.features, x)
@@ -218,9 +249,14 @@ class LinearLearner:
         """Minimize the cross entropy of soft labels ``p`` (n, C) by accelerated steps over all rows.
 
         Half the rows' second moments bound the curvature from above everywhere (Böhning, 1992): no rate to choose.
+        As many public rows as there are dimensions count beside them. A few steps then go far only in directions of
+        which a client has examples enough: without that, as many examples as dimensions are learned by heart.
         """
         w = (w / w.sum()).astype(np.float32)[:, None]
-        factor = 2 * np.linalg.inv(_ridged(v.T @ (w * v), ridge=1e-4)).astype(np.float32)
+        moments = v.T @ (w * v)
+        if self.space is not None:
+            moments += self.space.moments * (v.shape[1] / len(v))
+        factor = 2 * np.linalg.inv(_ridged(moments, ridge=1e-4)).astype(np.float32)
         before, ahead = self.weights, self.weights
         for t in range(steps):
             now = ahead - factor @ (v.T @ (w * (softmax(v @ ahead) - p)))
@@ -285,6 +321,12 @@ def _leading(about: Array, count: int) -> tuple[Array, Array]:
     variances, turn = np.linalg.eigh(part.T @ part / len(about))
     order = np.argsort(variances)[::-1][:count]
     return np.asarray(found @ turn[:, order], np.float32), variances[order].astype(np.float32)
+
+
+def _names(x: Array) -> Iterator[bytes]:
+    """Yield a hash of each input of ``x``."""
+    for one in np.ascontiguousarray(x):
+        yield hashlib.blake2b(one.data, digest_size=16).digest()
 
 
 def _unit(z: Array) -> Array:
