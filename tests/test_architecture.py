@@ -32,7 +32,7 @@ NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 # From the foundation up: a module imports its own layer or a lower one.
 LAYERS = [
     {"errors", "random", "events", "softlabels", "clock", "units", "tell", "logs", "__init__"},
-    {"registry", "records", "files", "memory", "range_coder", "frames", "symbols"},
+    {"registry", "records", "files", "locks", "memory", "range_coder", "frames", "symbols"},
     {"aggregation", "teacher", "release", "codec", "audience", "metrics", "expertise", "feedback", "dataset",
      "data_files", "transfer", "partition", "labeled", "select", "losses", "learner", "journal", "recording", "augment",
      "schedule", "lesson", "attack", "defense", "evidence", "features", "privacy", "protect", "secagg", "absence"},
