@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 from fedkd.collect import Observer
 from fedkd.config import Config, mixed, resolve
-from fedkd.errors import QuorumError
+from fedkd.errors import FedkdError, QuorumError
 from fedkd.learner import check_module
 from fedkd.preflight import check_data, check_models
 from fedkd.protect import protection_of
@@ -32,7 +33,12 @@ def simulate(preset: str = "expert", *, workers: int = os.cpu_count() or 1, **se
     """
     given = {**resolve(preset=preset, environ={}).config.model_dump(), **settings}
     quiet_flower()
-    return run_in_process(Config.read(given, where="simulate"), workers=workers)
+    config = Config.read(given, where="simulate")
+    directory = RunDirectory(Path(config.output)) if config.output else None
+    if directory is not None and directory.config.exists() and not config.resume:
+        raise FedkdError(f"output: there is a run in {config.output!r} already; choose another, or set resume=True")
+    with directory.alone() if directory else contextlib.nullcontext():
+        return run_in_process(config, workers=workers)
 
 
 def run_in_process(

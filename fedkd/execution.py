@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import sys
@@ -17,7 +16,6 @@ from rich.console import Console
 from fedkd.config import Config, Resolved
 from fedkd.errors import FedkdError, QuorumError
 from fedkd.files import write_atomic
-from fedkd.locks import Busy, lock
 from fedkd.rundir import RunDirectory, next_run
 
 TERMINATED = 128 + signal.SIGTERM
@@ -56,7 +54,7 @@ def execute(resolved: Resolved, path: Path, run: Run, *, resuming: bool = False)
     """Let ``run`` do its work in ``path`` and write the report; whatever stops it, say how to go on."""
     ledger = resolved.config.ledger and str(Path(resolved.config.ledger).resolve())  # apps may run in another folder
     settings = resolved.config.model_copy(update={"output": str(path), "resume": resuming, "ledger": ledger})
-    with alone(path):
+    with RunDirectory(path).alone():
         _execute(settings, resolved, run, resuming)
 
 
@@ -68,15 +66,15 @@ def _execute(settings: Config, resolved: Resolved, run: Run, resuming: bool) -> 
     if not resuming and directory.config.exists():  # since its name was looked up, another run has come and gone
         raise FedkdError(f"run {path.name!r} exists already: choose another name")
     before = {entry.name for entry in path.iterdir()}
-    usual = signal.signal(signal.SIGTERM, terminate)
+
+    def interrupted() -> str:
+        return f"interrupted after round {_rounds_done(directory)}; continue with: fedkd resume {short(path)}"
+
     try:
-        if not resuming:
-            write_atomic(directory.config, resolved.to_toml().encode())
-        summary = run(settings, path)
-    except KeyboardInterrupt as interrupt:
-        done = _rounds_done(directory)
-        err.print(f"interrupted after round {done}; continue with: fedkd resume {short(path)}", soft_wrap=True)
-        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else 130)
+        with interruptible(interrupted):
+            if not resuming:
+                write_atomic(directory.config, resolved.to_toml().encode())
+            summary = run(settings, path)
     except OSError as error:
         saved = f" What was finished is saved: fedkd resume {short(path)}" if directory.checkpoint.exists() else ""
         _tidy(directory, before)
@@ -84,40 +82,31 @@ def _execute(settings: Config, resolved: Resolved, run: Run, resuming: bool) -> 
     except Exception as error:
         _tidy(directory, before, keep_log=isinstance(error, QuorumError))
         raise
-    finally:
-        signal.signal(signal.SIGTERM, usual)
     from fedkd.screen import scoreboard
 
     write_report(path)
     scoreboard(summary, short(path), out)
 
 
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Make the folder of a run and keep every other process from running in it until this one has ended."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FedkdError(f"cannot write to {short(path)}: {error.strerror}") from None
-    with contextlib.ExitStack() as held:
-        try:
-            held.callback(os.close, lock(path))
-        except Busy:
-            raise FedkdError(
-                f"another process is running {path.name!r}: choose another name, or wait until it has ended"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM: as orderly an end as Ctrl-C."""
 
 
-def terminate(*_: object) -> None:
-    """Handle SIGTERM."""
-    raise Terminated
+@contextlib.contextmanager
+def interruptible(said: Callable[[], str]) -> Iterator[None]:
+    """End the program in order on Ctrl-C and on SIGTERM: print what ``said`` returns, exit as a shell expects."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    usual = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        err.print(said(), soft_wrap=True)
+        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else 130)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 def _tidy(directory: RunDirectory, before: set[str], *, keep_log: bool = False) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from fedkd.errors import CheckpointError, FedkdError, did_you_mean
 from fedkd.files import save_arrays, write_atomic
 from fedkd.journal import NODES
 from fedkd.learner import Learner
+from fedkd.locks import Busy, lock
 from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
 
@@ -47,6 +50,24 @@ class RunDirectory:
         self.terms = path / "serve.json"
         self.status = path / "status.json"
         self.names = path / NODES
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder and keep every other process from running in it until this one has ended."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FedkdError(f"cannot write to {self.path}: {error.strerror}") from None
+        with contextlib.ExitStack() as held:
+            try:
+                held.callback(os.close, lock(self.path))
+            except Busy:
+                raise FedkdError(
+                    f"another process is running {self.path.name!r}: choose another name, or wait until it has ended"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""

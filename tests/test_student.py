@@ -15,6 +15,7 @@ import fedkd
 from fedkd.commands.main import app
 from fedkd.errors import CheckpointError, ConfigError, DataError, FedkdError
 from fedkd.federation import federation
+from fedkd.rundir import RunDirectory
 
 QUICK = {"rounds": 1, "clients": 3, "learner": "logistic", "student": "mlp", "local_epochs": 1, "distill_epochs": 5,
          "pooled": False, "evidence": "none", "expertise": "uniform"}  # fmt: skip
@@ -49,6 +50,16 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 def test_a_wrong_setting_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="round.*Did you mean 'rounds'"):
         fedkd.simulate(round=3)
+
+
+def test_a_run_is_not_written_over_another_nor_beside_one_that_still_runs(ran, tmp_path):
+    path, _ = ran
+    before = {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()}
+    with pytest.raises(FedkdError, match="there is a run in .* already; choose another, or set resume=True"):
+        fedkd.simulate(**QUICK, output=str(path), workers=1)
+    assert {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()} == before
+    with RunDirectory(tmp_path / "b").alone(), pytest.raises(FedkdError, match="another process is running 'b'"):
+        fedkd.simulate(**QUICK, output=str(tmp_path / "b"), workers=1)
 
 
 def test_a_loaded_student_says_what_the_one_that_was_trained_says(ran, test_set):

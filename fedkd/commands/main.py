@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -23,7 +22,7 @@ from fedkd.commands.publish import publish
 from fedkd.commands.serve import nodes_app, pki_app, serve
 from fedkd.commands.status import status
 from fedkd.errors import FedkdError
-from fedkd.execution import TERMINATED, Terminated, err, out, short, terminate
+from fedkd.execution import err, interruptible, out, short
 
 app = typer.Typer(
     help="Federated distillation: clients share predictions on public data; never data, weights or gradients.",
@@ -240,21 +239,20 @@ def replay_(
 
     recording = replay.open_recording(find(run))
     settings = replay.changed(recording, set_ or [])
-    try:
-        with Screen(settings.config, f"replay of {recording.name}", out, without=without or ()) as screen:
-            done = replay.replay(
-                recording,
-                settings,
-                without=without or [],
-                name=name,
-                leave_one_out=leave_one_out,
-                students=students,
-                observe=screen,
-                command=engine.command_line(),
-            )
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing kept")
-        sys.exit(130)
+    with (
+        interruptible(lambda: "interrupted; nothing kept"),
+        Screen(settings.config, f"replay of {recording.name}", out, without=without or ()) as screen,
+    ):
+        done = replay.replay(
+            recording,
+            settings,
+            without=without or [],
+            name=name,
+            leave_one_out=leave_one_out,
+            students=students,
+            observe=screen,
+            command=engine.command_line(),
+        )
     write_report(done.path)
     scoreboard(done.summary, short(done.path), out)
     if done.values:
@@ -289,16 +287,13 @@ def sweep_(
 
     asked = sweep.read_sweep(file, name=name)
     sweep.check(asked)
-    usual = signal.signal(signal.SIGTERM, terminate)
-    try:
-        with sweep.Board(asked, out) as board:
-            endings = sweep.run_jobs(asked.jobs, workers=workers, watcher=board, command=engine.command_line())
-    except KeyboardInterrupt as interrupt:
+
+    def interrupted() -> str:
         done = sum(sweep.finished_run(job.path) is not None for job in asked.jobs)
-        err.print(f"interrupted: {done} of {len(asked.jobs)} runs are finished; the same command goes on")
-        sys.exit(TERMINATED if isinstance(interrupt, Terminated) else 130)
-    finally:
-        signal.signal(signal.SIGTERM, usual)
+        return f"interrupted: {done} of {len(asked.jobs)} runs are finished; the same command goes on"
+
+    with interruptible(interrupted), sweep.Board(asked, out) as board:
+        endings = sweep.run_jobs(asked.jobs, workers=workers, watcher=board, command=engine.command_line())
     findings = sweep.write_findings(asked)
     out.print(findings.table())
     out.print(f"page {asked.folder / 'sweep.html'}; also sweep.csv, sweep.json, sweep.tex", soft_wrap=True)
