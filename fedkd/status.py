@@ -390,13 +390,14 @@ def read_status(path: Path) -> Status:
 
 
 def newest_run(root: Path = Path("runs")) -> Path | None:
-    """Return the run below ``root`` that last said anything, None if there is none."""
+    """Return the run below ``root``, or in a sweep there, that last said anything; None if there is none."""
 
     def touched(folder: Path) -> float:
         marks = [folder / name for name in (STATUS, METRICS, CONFIG)]
         return max((mark.stat().st_mtime for mark in marks if mark.is_file()), default=0.0)
 
-    found = [(when, folder) for folder in _folders(root) if (when := touched(folder))]
+    folders = [inner for outer in _folders(root) for inner in (outer, *_folders(outer))]
+    found = [(when, folder) for folder in folders if (when := touched(folder))]
     return max(found)[1] if found else None
 
 

@@ -308,6 +308,17 @@ def ask(*words):
     return done.exit_code, done.output
 
 
+def test_a_run_of_a_sweep_may_be_the_newest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = run_directory(tmp_path / "runs" / "sweep" / "a-seed-0", state="done")
+    assert newest_run() == Path("runs/sweep/a-seed-0")
+    assert ask()[1].startswith("a-seed-0: done")
+    os.utime(one / "status.json", (1, 1))
+    os.utime(one / "config.toml", (1, 1))
+    run_directory(tmp_path / "runs" / "plain", state="done")
+    assert newest_run() == Path("runs/plain")
+
+
 def test_the_table_names_every_client_and_the_newest_run_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clients = {"0": Client("answered", None, 2000, 10, 0.5, 2, 2, time.time()), "1": Client("refused", "no memory")}
