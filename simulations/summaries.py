@@ -28,7 +28,8 @@ def expertise(result: Mapping[str, Any]) -> list[Table]:
         ]
         seeds = sorted({deal["seeds"] for deal in deals.values()})
         about = (
-            f"{data.replace('_', ' ')}: accuracy of the teacher in percent, ± over {' or '.join(map(str, seeds))} seeds"
+            f"{data.removeprefix('parquet:').replace('_', ' ')}: accuracy of the teacher in percent, "
+            f"± over {' or '.join(map(str, seeds))} seeds"
         )
         tables.append((about, ["", *deals], rows))
     return tables

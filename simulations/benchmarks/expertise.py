@@ -5,6 +5,7 @@ use; the second may leave a class to nobody. The clients are trained once a seed
 each way, so the rows differ in nothing else.
 
 Run: python -m simulations.benchmarks.expertise [--seeds 5] [--only 0.1] [--data cifar10] [--jobs 2]
+(``--data parquet:cifar10-jpeg`` for images of CIFAR-10 as JPEG in the folder ``cifar10-jpeg`` here)
 (5 seeds, two partitions, ``--only "Dirichlet 0.1,"``: 20 minutes on 2 cores; all: about 2 hours; needs Fashion-MNIST)
 Tables and columns that are not measured this time stay in the result file.
 """
