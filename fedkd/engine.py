@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
@@ -34,10 +33,13 @@ def simulate(preset: str = "expert", *, workers: int = os.cpu_count() or 1, **se
     given = {**resolve(preset=preset, environ={}).config.model_dump(), **settings}
     quiet_flower()
     config = Config.read(given, where="simulate")
-    directory = RunDirectory(Path(config.output)) if config.output else None
-    if directory is not None and directory.config.exists() and not config.resume:
-        raise FedkdError(f"output: there is a run in {config.output!r} already; choose another, or set resume=True")
-    with directory.alone() if directory else contextlib.nullcontext():
+    if not config.output:
+        return run_in_process(config, workers=workers)
+    check_data(config)  # before there is a folder
+    directory = RunDirectory(Path(config.output))
+    with directory.alone():
+        if directory.config.exists() and not config.resume:
+            raise FedkdError(f"output: there is a run in {config.output!r} already; choose another, or set resume=True")
         return run_in_process(config, workers=workers)
 
 

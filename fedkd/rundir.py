@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -19,11 +20,13 @@ from fedkd.errors import CheckpointError, FedkdError, did_you_mean
 from fedkd.files import save_arrays, write_atomic
 from fedkd.journal import NODES
 from fedkd.learner import Learner
-from fedkd.locks import Busy, lock
+from fedkd.locks import KNOWN, Busy, lock
 from fedkd.privacy.report import files_of
 from fedkd.records import RoundReport
 
 DEPLOYMENT, REPLAY, SERVED = "deployment", "replay", "serve"
+UNLOCKABLE = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+"""What file systems without locks answer."""
 NETWORKED = frozenset({DEPLOYMENT, SERVED})
 """Engines whose clients are elsewhere: nobody here has their data."""
 
@@ -54,20 +57,29 @@ class RunDirectory:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Make the folder and keep every other process from running in it until this one has ended."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FedkdError(f"cannot write to {self.path}: {error.strerror}") from None
         with contextlib.ExitStack() as held:
             try:
-                held.callback(os.close, lock(self.path))
+                handle = self._lock()
             except Busy:
                 raise FedkdError(
                     f"another process is running {self.path.name!r}: choose another name, or wait until it has ended"
                 ) from None
-            except OSError:  # a file system without locks
-                pass
+            except OSError as error:
+                if error.errno not in UNLOCKABLE:
+                    raise FedkdError(f"cannot write to {self.path}: {error.strerror}") from None
+            else:
+                if handle is not None:
+                    held.callback(os.close, handle)
             yield
+
+    def _lock(self) -> int | None:
+        """Make the folder and return what holds it, nothing where the system has no locks."""
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                return lock(self.path, folder=True) if KNOWN else None
+            except FileNotFoundError:  # a run of this name failed and took its folder along
+                continue
 
     def note(self, engine: str, command: str) -> None:
         """Write down which engine runs this and the command that started it; what began a run stays, also on resume."""

@@ -34,7 +34,7 @@ def clipped(update: Array, clip: float) -> Array:
 def private_average(updates: Sequence[Array], clip: float, noise_multiplier: float, entropy: Entropy) -> Array:
     """Return the mean of clipped ``updates`` (each (D, C)); noise of ``noise_multiplier * clip`` is on their sum.
 
-    To add or remove one client moves the sum by at most ``clip``; their number is public.
+    A client that stays silent moves the sum by at most ``clip``; their number is public (zero-out neighbors).
     """
     total = np.sum([clipped(update, clip) for update in updates], axis=0)
     return np.asarray((total + noise_multiplier * clip * entropy.normals(total.shape)) / len(updates))

@@ -1,5 +1,8 @@
 """A run has its folder to itself."""
 
+import contextlib
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fedkd import locks, rundir
 from fedkd.config import resolve
 from fedkd.errors import FedkdError
 from fedkd.execution import execute, interruptible
@@ -40,6 +44,33 @@ def test_another_process_is_kept_out_and_let_in_when_it_is_over(tmp_path):
         other.kill()  # whatever way it ends
         other.wait()
         with RunDirectory(tmp_path / "run").alone():
+            pass
+
+
+def test_a_folder_that_a_failing_run_took_along_is_made_anew(tmp_path, monkeypatch):
+    path, removed = tmp_path / "tw", []
+
+    def lock(where, **how):
+        if not removed:
+            removed.append(where.rmdir())
+        return locks.lock(where, **how)
+
+    monkeypatch.setattr(rundir, "lock", lock)
+    with RunDirectory(path).alone():
+        assert path.is_dir() and removed
+        with pytest.raises(FedkdError, match="another process"), RunDirectory(path).alone():
+            pass
+
+
+def test_a_folder_that_cannot_be_opened_is_told_and_one_without_locks_is_used(tmp_path, monkeypatch):
+    for number, refused in ((errno.EACCES, True), (errno.ENOLCK, False)):
+
+        def lock(where, number=number, **how):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(rundir, "lock", lock)
+        hope = pytest.raises(FedkdError, match="cannot write to") if refused else contextlib.nullcontext()
+        with hope, RunDirectory(tmp_path / "tw").alone():
             pass
 
 

@@ -362,6 +362,9 @@ def test_a_transfer_set_with_equal_rows_is_known_again_in_its_order_only(monkeyp
     monkeypatch.setattr(again, "features", lambda part: pytest.fail("computed again"))
     again.see(x.copy())
     assert again.space is first.space
+    make("linear(dimensions=2)").see(x)  # another learner of the same run takes nothing away
+    again.see(x)
+    assert again.rows(x[:2]).tobytes() == first.rows(x[:2]).tobytes()
     other.see(x[::-1].copy())
     assert other.space is not first.space
 

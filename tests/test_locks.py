@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedkd import locks
 from fedkd.locks import Busy, lock
 
 HOLD = "import os, sys; from pathlib import Path; from fedkd.locks import lock; lock(Path(sys.argv[1])); "
@@ -24,9 +25,9 @@ def test_a_second_holder_is_told_the_first(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_without_a_file(tmp_path: Path) -> None:
     """A lock on a folder leaves nothing in it, and cannot say who has it."""
-    held = lock(tmp_path)
+    held = lock(tmp_path, folder=True)
     with pytest.raises(Busy, match="unknown"):
-        lock(tmp_path)
+        lock(tmp_path, folder=True)
     os.close(held)
     assert not list(tmp_path.iterdir())
 
@@ -55,3 +56,33 @@ def test_to_wait_is_to_have_it_after_the_other(tmp_path: Path) -> None:
         other.stdin.close()  # only now can it end
         os.close(lock(path, wait=True))
         assert (tmp_path / "ended").exists()
+
+
+def test_what_was_removed_in_between_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on a file that nobody can find any more would keep nobody out; a folder is for its owner to make."""
+    path, real, seen = tmp_path / "lock", locks.fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        real(handle, how)
+        if not seen:
+            path.rmdir() if path.is_dir() else path.unlink()
+        seen.append(handle)
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    handle = lock(path)
+    assert os.path.samestat(os.fstat(handle), os.stat(path)) and len(seen) == 2
+    os.close(handle)
+    path.unlink()
+    path.mkdir()
+    seen.clear()
+    with pytest.raises(FileNotFoundError):
+        lock(path, folder=True)
+
+
+def test_without_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither flock nor positioned reads and writes."""
+    monkeypatch.setattr(locks, "KNOWN", False)
+    monkeypatch.delattr(os, "pwrite")
+    monkeypatch.delattr(os, "pread")
+    for handle in (lock(tmp_path / "lock"), lock(tmp_path / "lock")):
+        os.close(handle)

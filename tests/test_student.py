@@ -58,6 +58,9 @@ def test_a_run_is_not_written_over_another_nor_beside_one_that_still_runs(ran, t
     with pytest.raises(FedkdError, match="there is a run in .* already; choose another, or set resume=True"):
         fedkd.simulate(**QUICK, output=str(path), workers=1)
     assert {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()} == before
+    with pytest.raises(DataError, match="nope"):
+        fedkd.simulate(**QUICK, data="npz:nope.npz", output=str(tmp_path / "c"), workers=1)
+    assert not (tmp_path / "c").exists()
     with RunDirectory(tmp_path / "b").alone(), pytest.raises(FedkdError, match="another process is running 'b'"):
         fedkd.simulate(**QUICK, output=str(tmp_path / "b"), workers=1)
 

@@ -42,6 +42,10 @@ class Space:
     basis: Array
     moments: Array
 
+    def equals(self, other: Space) -> bool:
+        """Say whether rows in both are the same."""
+        return np.array_equal(self.basis, other.basis) and np.array_equal(self.center, other.center)
+
     def rows(self, z: Array) -> Array:
         """Return rows (n, d + 1) of length 1 for features ``z`` (n, D)."""
         return _unit((z - self.center) @ self.basis)
@@ -61,6 +65,7 @@ class Seen:
     @staticmethod
     def of(x: Array, space: Space, rows: Array) -> Seen:
         """Remember ``x``."""
+        rows.flags.writeable = False  # learners share them
         places: dict[bytes, int] = {}
         order = [places.setdefault(name, i) for i, name in enumerate(_names(x))]
         return Seen(weakref.ref(x), (x.dtype, x.shape[1:]), places, order, space, rows)
@@ -81,8 +86,8 @@ class Seen:
         return self.rows if places == self.order else self.rows[np.array(places, np.intp)]
 
 
-_SEEN: dict[tuple[str, int], Seen] = {}
-"""What was seen last, by architecture and dimensions: the clients of one process share it."""
+_SEEN: dict[str, Seen] = {}
+"""The transfer set seen last, by architecture: the clients of one process share it."""
 
 
 class LinearLearner:
@@ -129,15 +134,15 @@ class LinearLearner:
 
         Starts the model anew, unless it has seen these inputs before. Nobody may change ``x`` after that.
         """
-        known = _SEEN.get((self.architecture, self.dimensions))
+        known = _SEEN.get(self.architecture)
         if known is None or not known.is_of(x):
-            _SEEN.clear()  # one transfer set at a time is what a process serves
-            known = Seen.of(x, *_space(self._features(x), self.dimensions))
-            _SEEN[self.architecture, self.dimensions] = known
-        space = known.space
-        if self.space is not None and np.array_equal(space.basis, self.space.basis):
+            for other in [name for name, seen in _SEEN.items() if not seen.is_of(x)]:
+                del _SEEN[other]  # one transfer set at a time is what a process serves
+            known = _SEEN[self.architecture] = Seen.of(x, *_space(self._features(x), self.dimensions))
+        before, self.space = self.space, known.space
+        if before is not None and before.equals(self.space):
             return
-        self.space = space
+        space = self.space
         self.weights = np.zeros((space.basis.shape[1] + 1, self.classes), np.float32)
         self.parameters = self.weights.size
 
@@ -222,7 +227,7 @@ class LinearLearner:
         weights = state.get("weights", np.empty(0))
         if weights.shape != (width + 1, self.classes) or (space and len(space.basis) != self._width):
             raise CheckpointError(f"this state is not one of {self.architecture}: weights of shape {weights.shape}")
-        same = (one.space for one in _SEEN.values() if space and np.array_equal(one.space.basis, space.basis))
+        same = (one.space for one in _SEEN.values() if space and space.equals(one.space))
         self.space = next(same, space)  # whose rows are known
         self.weights, self.tainted = weights, bool(state.get("tainted", True))
         self.parameters = weights.size
@@ -325,8 +330,8 @@ def _leading(about: Array, count: int) -> tuple[Array, Array]:
 
 def _names(x: Array) -> Iterator[bytes]:
     """Yield a hash of each input of ``x``."""
-    for one in np.ascontiguousarray(x):
-        yield hashlib.blake2b(one.data, digest_size=16).digest()
+    for one in x:
+        yield hashlib.blake2b(np.ascontiguousarray(one).data, digest_size=16).digest()
 
 
 def _unit(z: Array) -> Array:

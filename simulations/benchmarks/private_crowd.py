@@ -2,7 +2,8 @@
 
 Ours: one round, 4,000 of 10,000 transfer images asked, noise on the sum of ballots of linear models on public features.
 DP-FedAvg: the same features and clients, weights instead of ballots; rounds, local steps and clip are those of a grid
-that did best on the TEST set of seed 0 at each epsilon, which flatters it.
+that did best on the TEST set of seed 0 at each epsilon, which flatters it; the best has the most rounds of the
+grid, so more may be better still.
 Run: python -m simulations.benchmarks.private_crowd [--seeds 5] (needs the Fashion-MNIST data set)
 """
 
@@ -46,7 +47,7 @@ GRID = [
     for rounds, local_steps in ((1, 10), (5, 1), (5, 5), (20, 1), (20, 5))
     for step, clip in itertools.product((0.5, 2.0), (0.1, 0.3, 1.0))
 ]
-"""Where rows have unit curvature, a step of 2 is the longest that cannot diverge (Böhning, 1992)."""
+"""Where public rows have unit moments, 2 is one over the bound on the curvature (Böhning, 1992) of many rows."""
 RIDGE = 0.03
 
 
