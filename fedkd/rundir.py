@@ -158,10 +158,20 @@ class RunDirectory:
 
 
 def find(path: Path) -> RunDirectory:
-    """Return the run directory at ``path`` or ``runs/path``; raise with the nearest match if there is none."""
+    """Return the run directory at ``path`` or ``runs/path``, or the one run of that name in a sweep.
+
+    Raises :class:`FedkdError` with the nearest match if there is none, and if several sweeps have one.
+    """
     for candidate in (path, Path("runs") / path):
         if (candidate / "config.toml").exists():
             return RunDirectory(candidate)
+    swept = sorted(file.parent for file in Path("runs").glob("*/*/config.toml") if file.parent.name == str(path))
+    if len(swept) == 1:
+        return RunDirectory(swept[0])
+    if swept:
+        raise FedkdError(
+            f"several sweeps have a run {str(path)!r}: {some([str(one) for one in swept])}; name one of these"
+        )
     runs, sweeps = runs_here(Path("runs"))
     known = f" Runs here: {some(runs)}." if runs else "" if sweeps else " No runs here yet; try: fedkd run"
     known += f" Sweeps here, with runs in them: {some(sweeps)}." if sweeps else ""
