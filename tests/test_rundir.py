@@ -82,3 +82,13 @@ def test_a_run_that_is_not_there_is_told_with_the_runs_and_sweeps_that_are(tmp_p
         write_atomic(Path(f"runs/run-{i:02d}/config.toml"), b"")
     with pytest.raises(FedkdError, match=r"Runs here: run-00, .*, run-07 and 5 more\. Sweeps here, with"):
         find(Path("own"))
+
+
+def test_a_run_of_a_sweep_is_found_by_its_own_name_if_that_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("one/a-seed-0", "one/b-seed-0", "two/b-seed-0"):
+        write_atomic(Path(f"runs/{place}/config.toml"), b"")
+    assert find(Path("a-seed-0")).path == Path("runs/one/a-seed-0")
+    assert find(Path("two/b-seed-0")).path == Path("runs/two/b-seed-0")
+    with pytest.raises(FedkdError, match="several sweeps have a run 'b-seed-0': runs/one/b-seed-0, runs/two/b-seed-0;"):
+        find(Path("b-seed-0"))
