@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         show(name, s.errors(answers))
         show(f"{name}, {(found := best_shift(s, answers, classes))[0]:+g} on them", found[1])
     if not small:
-        save("hinton", {"data": data, "seed": SEED, "errors": table})
+        save("hinton", {"data": data, "seed": SEED, "errors": table}, module="simulations.papers.hinton")
     return table
 
 
